@@ -1,1 +1,35 @@
-//! Begun.
+//! What a capability is: the token its holder has, the URI it travels in, the grant or control it stands for, and the
+//! sealed record in which a store keeps it.
+//!
+//! Nothing here does I/O, reads a clock or draws a random number: nonces and token bytes are parameters, so that every
+//! rule can be tested natively and byte for byte. The formats are those of `docs/wire.md`.
+
+#![forbid(unsafe_code)]
+
+mod authority;
+mod content;
+#[cfg(feature = "escrow")]
+pub mod escrow;
+mod export;
+mod fields;
+mod grant;
+mod ids;
+pub mod record;
+mod secret;
+mod token;
+mod units;
+mod uri;
+
+pub use authority::{Authority, AuthorityError};
+pub use content::{Content, ContentError, Control, EscrowKey, Role};
+pub use export::{Export, Exported};
+pub use fields::FieldError;
+pub use grant::{Aws4Credential, Grant, Header, Hmac, MAX_TIMEOUT_MS, Scheme, Target};
+pub use ids::{IdError, LookupId, MembraneId, Uid, Unit};
+pub use secret::Secret;
+pub use token::{RecordKeys, Token, TokenError};
+pub use units::{MAX_UNIT_PAIRS, TooDeep, UnitPair, Units};
+pub use uri::{CapabilityUri, UriError};
+
+/// base64url without padding (RFC 4648 §5), refusing non-canonical last characters: one value, one spelling.
+pub(crate) const B64: base64::engine::GeneralPurpose = base64::engine::general_purpose::URL_SAFE_NO_PAD;

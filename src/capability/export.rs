@@ -1,0 +1,261 @@
+//! The export request: what somebody with an export control asks to be minted.
+
+use crate::fields::{FieldError, Fields};
+use crate::{CapabilityUri, Grant};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// What is to be minted.
+#[derive(Debug)]
+pub enum Exported {
+    /// A grant of its own.
+    Grant(Box<Grant>),
+    /// Another capability again, of whatever kind; the new one dies with either membrane.
+    Capability(Box<CapabilityUri>),
+}
+
+/// The body of an export request.
+#[derive(Debug)]
+pub struct Export {
+    /// What is to be minted.
+    pub what: Exported,
+    /// Seconds since 1970 from which on the capability is as unknown; rounded down.
+    pub expires_at: Option<u64>,
+}
+
+impl Export {
+    /// Parses the JSON body of an export request, whatever its content type; every rule of the API's table holds
+    /// afterwards.
+    pub fn parse(body: &[u8]) -> Result<Export, FieldError> {
+        let mut fields = Fields::parse(body)?;
+        let expires_at = match fields.string("expiresAt")? {
+            None => None,
+            Some(text) => {
+                let time = OffsetDateTime::parse(&text, &Rfc3339).map_err(|_| {
+                    fields.error("expiresAt", "must be a time as of RFC 3339: 2030-01-31T12:00:00Z")
+                })?;
+                Some(
+                    u64::try_from(time.unix_timestamp())
+                        .map_err(|_| fields.error("expiresAt", "lies before 1970"))?,
+                )
+            }
+        };
+        let what = match (fields.has("uri"), fields.has("capability")) {
+            (true, true) => {
+                return Err(FieldError::new("", "give exactly one of uri and capability, not both"));
+            }
+            (false, false) => return Err(FieldError::new("", "give exactly one of uri and capability")),
+            (true, false) => Exported::Grant(Box::new(Grant::take(&mut fields)?)),
+            (false, true) => {
+                let text = crate::Secret::from_string(fields.string("capability")?.unwrap_or_default());
+                let uri = CapabilityUri::parse(text.expose_str().unwrap_or_default())
+                    .map_err(|error| fields.error("capability", error.to_string()))?;
+                Exported::Capability(Box::new(uri))
+            }
+        };
+        fields.finish()?;
+        Ok(Export { what, expires_at })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Kind;
+    use crate::{Content, Hmac, Scheme};
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    fn full() -> Value {
+        json!({
+            "uri": "https://Lambda.us-east-1.amazonaws.com:443/2015-03-31/functions/f/invocations?Qualifier=1",
+            "method": "POST",
+            "allowQueryNames": ["acl"],
+            "headers": {"X-Api-Key": " canary ", "Connection": "close", "content-type": "application/json"},
+            "allowHeaders": ["X-Amz-Invocation-Type"],
+            "timeoutMs": 5000,
+            "hmac": {"aws4-hmac-sha256": {
+                "awsAccessKeyId": "AKIA_1", "region": "us-east-1", "service": "lambda", "secretAccessKey": "s/+=", "sessionToken": "t"
+            }},
+            "expiresAt": "2030-01-31T12:00:00.9Z"
+        })
+    }
+
+    fn parse(value: &Value) -> Result<Export, String> {
+        Export::parse(value.to_string().as_bytes()).map_err(|error| error.to_string())
+    }
+
+    fn grant(value: &Value) -> Grant {
+        match parse(value).unwrap().what {
+            Exported::Grant(grant) => *grant,
+            Exported::Capability(_) => panic!("a grant was expected"),
+        }
+    }
+
+    #[test]
+    fn a_full_grant_is_read_sealed_and_read_again() {
+        let export = parse(&full()).unwrap();
+        assert_eq!(export.expires_at, Some(1_896_091_200));
+        let check = |grant: &Grant| {
+            assert_eq!(grant.target.scheme, Scheme::Https);
+            assert_eq!(grant.target.authority.as_str(), "lambda.us-east-1.amazonaws.com");
+            assert_eq!(grant.target.path, "/2015-03-31/functions/f/invocations");
+            assert_eq!(grant.target.query.as_deref(), Some("Qualifier=1"));
+            assert_eq!(grant.method, Some("POST"));
+            assert_eq!(grant.allow_query_names, ["acl"]);
+            assert_eq!(grant.allow_headers, ["x-amz-invocation-type"]);
+            assert_eq!(grant.timeout_ms, Some(5000));
+            let headers: Vec<_> =
+                grant.headers.iter().map(|h| (h.name.as_str(), h.value.expose_str().unwrap())).collect();
+            assert_eq!(headers, [("content-type", "application/json"), ("x-api-key", "canary")]);
+            let Some(Hmac::Aws4(credential)) = &grant.hmac else { panic!() };
+            assert_eq!(credential.secret_access_key.expose(), b"s/+=");
+            assert_eq!(credential.session_token.as_ref().unwrap().expose(), b"t");
+        };
+        let first = grant(&full());
+        check(&first);
+        let json = Content::Grant(Box::new(first)).to_json();
+        let Content::Grant(second) = Content::from_json(Kind::Grant, json.expose()).unwrap() else {
+            panic!()
+        };
+        check(&second);
+        assert!(!format!("{second:?} {export:?}").contains("canary"));
+    }
+
+    /// Each entry: what is changed in a full body, and what the message must name.
+    #[test]
+    fn every_rule_names_its_field() {
+        let long = "x".repeat(300);
+        let cases = [
+            ("/uri", json!("ftp://a/"), "uri: must be an absolute http or https URI"),
+            ("/uri", json!("/path"), "uri: must be an absolute"),
+            ("/uri", json!("https://a/#f"), "uri: must have no fragment"),
+            ("/uri", json!("https://u:p@a/"), "uri: must have no user information"),
+            ("/uri", json!("https://a/b c"), "uri: path and query must be percent-encoded"),
+            ("/uri", json!("https://a/%2"), "uri: every %"),
+            ("/uri", json!("https://münchen.de/"), "uri: the host may hold"),
+            ("/uri", json!("https:///x"), "uri: the host must have"),
+            ("/uri", json!("https://2130706433/"), "uri: a host that ends in a number"),
+            ("/uri", json!(5), "uri: must be a string"),
+            ("/method", json!("post"), "method: must be one of"),
+            ("/method", json!("CONNECT"), "method: must be one of"),
+            ("/method", json!("TRACE"), "method: must be one of"),
+            ("/allowQuery", json!("yes"), "allowQuery: must be true or false"),
+            ("/allowQuery", json!(true), "allowQueryNames: stands in place of"),
+            ("/allowQueryNames", json!(["X-Amz-Signature"]), "allowQueryNames: X-Amz-*"),
+            ("/allowHeaders", json!(["Cookie"]), "allowHeaders: cookie is never"),
+            ("/allowHeaders", json!(["x-amz-date"]), "allowHeaders: x-amz-date is never"),
+            ("/allowHeaders", json!("a"), "allowHeaders: must be an array of strings"),
+            ("/headers/host", json!("b"), "headers: host is set by the gateway"),
+            ("/headers/:path", json!("b"), "headers: pseudo-headers"),
+            ("/headers/X-Envoy-Retry-On", json!("5xx"), "headers: x-envoy-retry-on is set"),
+            ("/headers/x-membrane-route", json!("control"), "headers: x-membrane-route is set"),
+            ("/headers/Authorization", json!("x"), "headers: authorization is set"),
+            ("/headers/a b", json!("x"), "headers: each name"),
+            ("/headers/a", json!("x\r\ny: z"), "headers: a must hold no control characters"),
+            ("/headers/x-api-KEY", json!("x"), "headers: x-api-key is given twice"),
+            ("/headers/a", json!(1), "headers: must be an object of strings"),
+            ("/headers", json!([]), "headers: must be an object"),
+            ("/timeoutMs", json!(0), "timeoutMs: must be an integer above 0"),
+            ("/timeoutMs", json!(-1), "timeoutMs: must"),
+            ("/timeoutMs", json!(1.5), "timeoutMs: must"),
+            ("/timeoutMs", json!("5"), "timeoutMs: must"),
+            ("/hmac", json!({}), "hmac: must hold"),
+            ("/hmac/other", json!({}), "hmac.other: is not a field"),
+            (
+                "/hmac/cap1-hmac-sha512",
+                json!({"key": "a", "keyId": "b"}),
+                "hmac.cap1-hmac-sha512: is not supported yet",
+            ),
+            (
+                "/hmac/aws4-hmac-sha256/payload",
+                json!("signed"),
+                "hmac.aws4-hmac-sha256.payload: is not supported yet",
+            ),
+            ("/hmac/aws4-hmac-sha256/region", json!(""), "hmac.aws4-hmac-sha256.region: must have 1 to 128"),
+            ("/hmac/aws4-hmac-sha256/service", json!("a/b"), "hmac.aws4-hmac-sha256.service: must"),
+            (
+                "/hmac/aws4-hmac-sha256/awsAccessKeyId",
+                json!("a-b"),
+                "hmac.aws4-hmac-sha256.awsAccessKeyId: must",
+            ),
+            (
+                "/hmac/aws4-hmac-sha256/secretAccessKey",
+                json!(long),
+                "hmac.aws4-hmac-sha256.secretAccessKey: must",
+            ),
+            (
+                "/hmac/aws4-hmac-sha256/secretAccessKey",
+                Value::Null,
+                "hmac.aws4-hmac-sha256.secretAccessKey: is missing",
+            ),
+            ("/hmac/aws4-hmac-sha256/x", json!(1), "hmac.aws4-hmac-sha256.x: is not a field"),
+            ("/tls", json!({"ca": "x"}), "tls: is not supported yet"),
+            ("/body", json!("x"), "body: is not supported yet"),
+            ("/expiresAt", json!("tomorrow"), "expiresAt: must be a time"),
+            ("/unknown", json!(1), "unknown: is not a field"),
+            ("/capability", json!("cpblty://a/#x"), "exactly one of uri and capability, not both"),
+            ("/uri", Value::Null, "exactly one of uri and capability"),
+        ];
+        for (pointer, value, message) in cases {
+            let mut body = full();
+            let (parent, field) = pointer.rsplit_once('/').unwrap();
+            body.pointer_mut(parent).unwrap().as_object_mut().unwrap().insert(field.to_owned(), value);
+            let error = parse(&body).map(|_| ()).unwrap_err();
+            assert!(error.contains(message), "{pointer}: {error:?} should hold {message:?}");
+        }
+        for (body, message) in [
+            ("", "the body must be JSON"),
+            ("[]", "the body must be a JSON object"),
+            ("{}", "exactly one of uri and capability"),
+            ("{\"uri\"", "the body must be JSON"),
+            ("{\"capability\": \"x\"}", "capability: must be a capability URI"),
+            ("{\"capability\": 5}", "capability: must be a string"),
+        ] {
+            let error = Export::parse(body.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(message), "{body}: {error}");
+        }
+        let token = crate::Token::mint([1; 64]);
+        let body = json!({"capability": format!("cpblty://a/#{}", token.expose()), "method": "GET"});
+        assert_eq!(parse(&body).unwrap_err(), "method: is not a field of this request");
+    }
+
+    #[test]
+    fn headers_of_signing_may_be_pinned_where_nothing_is_signed() {
+        let body = json!({"uri": "https://other.example/", "headers": {"Authorization": "Bearer x"}});
+        assert_eq!(grant(&body).headers[0].name, "authorization");
+    }
+
+    proptest! {
+        // Whatever stands where, a message never repeats it: it may be a secret in the wrong field.
+        #[test]
+        fn no_message_holds_a_value(pointer in prop::sample::select(vec![
+            "/uri", "/method", "/allowQuery", "/allowQueryNames", "/headers", "/headers/a", "/allowHeaders", "/timeoutMs", "/hmac",
+            "/hmac/aws4-hmac-sha256", "/hmac/aws4-hmac-sha256/region", "/hmac/aws4-hmac-sha256/secretAccessKey", "/tls", "/expiresAt",
+            "/capability",
+        ]), shape in 0..4) {
+            let secret = "CPBLTY1-canary";
+            let value = match shape { 0 => json!(secret), 1 => json!([secret]), 2 => json!({"x": secret}), _ => json!([{"x": [secret]}]) };
+            let mut body = full();
+            let (parent, field) = pointer.rsplit_once('/').unwrap();
+            body.pointer_mut(parent).unwrap().as_object_mut().unwrap().insert(field.to_owned(), value);
+            if let Err(error) = parse(&body) {
+                prop_assert!(!error.to_lowercase().contains("canary"), "{}", error);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Export::parse(&bytes);
+        }
+
+        #[test]
+        fn a_uri_is_kept_byte_for_byte(path in "(/[a-zA-Z0-9._~:@!$&'()*+,;=-]{0,8}){0,4}", query in proptest::option::of("[a-zA-Z0-9=&%2F?/+]{0,12}")) {
+            let query = query.map(|q| format!("?{}", q.replace('%', "%25"))).unwrap_or_default();
+            let uri = format!("https://example.com{path}{query}");
+            let target = crate::Target::parse(&uri).unwrap();
+            let expected = if path.is_empty() { format!("https://example.com/{query}") } else { uri };
+            prop_assert_eq!(target.to_uri(), expected);
+        }
+    }
+}
