@@ -1,1 +1,27 @@
-//! Begun.
+//! The Membrane filter: turns a request that carries a capability into the one request that the capability stands for,
+//! signed, and lets Envoy route it.
+//!
+//! Everything that decides is pure and natively tested; [`worker`] puts the decisions together over a [`Host`], and
+//! `host.rs` with `abi.rs` are the only files that know proxy-wasm. `docs/architecture.md` tells a request's way through.
+
+#[cfg(target_arch = "wasm32")]
+mod abi;
+pub mod abi_numbers;
+pub mod cache;
+pub mod config;
+pub mod exchange;
+pub mod feed;
+#[cfg(target_arch = "wasm32")]
+mod host;
+pub mod incoming;
+pub mod lookup;
+pub mod opened;
+pub mod outgoing;
+pub mod pairs;
+pub mod payload;
+pub mod reply;
+pub mod slots;
+pub mod stats;
+pub mod worker;
+
+pub use worker::{Host, Worker};

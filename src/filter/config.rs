@@ -1,0 +1,214 @@
+//! The plugin's configuration: strict, so that a misspelt setting is an error at load (Envoy's NACK) and not a default.
+
+use core::fmt;
+use core::time::Duration;
+use serde::{Deserialize, Deserializer};
+
+/// What is done with a request that carries no `authorization` at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum OnMissing {
+    /// 401.
+    #[default]
+    Deny,
+    /// Left as it is, less our routing header: the listener also serves other traffic.
+    Pass,
+}
+
+/// How the registry is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Registry {
+    /// Envoy's cluster for lookups and feed, which no route may name.
+    pub cluster: String,
+    /// `:authority` of lookups, of the feed and of forwarded control requests.
+    pub authority: String,
+    /// How long a lookup may take.
+    #[serde(deserialize_with = "duration")]
+    pub timeout: Duration,
+}
+
+impl Default for Registry {
+    fn default() -> Registry {
+        Registry {
+            cluster: "membrane_registry".into(),
+            authority: "membrane.registry".into(),
+            timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+/// What a worker may keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CacheLimits {
+    /// Capabilities.
+    pub entries: usize,
+    /// Bytes, as the cache counts them.
+    pub bytes: usize,
+}
+
+impl Default for CacheLimits {
+    fn default() -> CacheLimits {
+        CacheLimits { entries: 100_000, bytes: 256 * 1024 * 1024 }
+    }
+}
+
+/// The whole configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// How the registry is asked.
+    pub registry: Registry,
+    /// How long an answer of the feed is good for: the bound of revocation. 1 s to 24 h.
+    #[serde(deserialize_with = "duration")]
+    pub staleness: Duration,
+    /// What is done without a bearer.
+    pub on_missing: OnMissing,
+    /// The largest body that is held to be hashed, in bytes. Must stay below Envoy's own buffer limit, whose 413 names nothing.
+    pub max_body: usize,
+    /// What a worker may keep.
+    pub cache: CacheLimits,
+    /// Whether workers leave each other sealed records in Envoy's shared data.
+    pub shared_data: bool,
+    /// A grant's `timeoutMs` above this is ignored, as published.
+    #[serde(deserialize_with = "duration")]
+    pub max_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            registry: Registry::default(),
+            staleness: Duration::from_secs(60),
+            on_missing: OnMissing::Deny,
+            max_body: 1_000_000,
+            cache: CacheLimits::default(),
+            shared_data: true,
+            max_timeout: Duration::from_secs(300),
+        }
+    }
+}
+
+/// Why a configuration was refused; its text names the setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError(String);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the membrane filter's configuration: {}", self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Reads the plugin's configuration; nothing at all means the defaults.
+    pub fn parse(json: &[u8]) -> Result<Config, ConfigError> {
+        let error = |text: &str| Err(ConfigError(text.into()));
+        if json.trim_ascii().is_empty() {
+            return Ok(Config::default());
+        }
+        // Nothing in here is secret, so that serde may quote what it found.
+        let object: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(json).map_err(|error| ConfigError(error.to_string()))?;
+        let config: Config =
+            serde_json::from_value(object.into()).map_err(|error| ConfigError(error.to_string()))?;
+        let within = |duration: Duration, from: u64, to: u64| {
+            (Duration::from_secs(from)..=Duration::from_secs(to)).contains(&duration)
+        };
+        if config.registry.cluster.is_empty() {
+            return error("registry.cluster must name an Envoy cluster");
+        }
+        if config.registry.authority.parse::<capability::Authority>().is_err() {
+            return error("registry.authority must be a host name with an optional port");
+        }
+        if config.registry.timeout < Duration::from_millis(10)
+            || config.registry.timeout > Duration::from_secs(60)
+        {
+            return error("registry.timeout must be 10ms to 60s");
+        }
+        if !within(config.staleness, 1, 86_400) {
+            return error("staleness must be 1s to 24h");
+        }
+        if !within(config.max_timeout, 1, 86_400) {
+            return error("max_timeout must be 1s to 24h");
+        }
+        if !(1..=256 * 1024 * 1024).contains(&config.max_body) {
+            return error("max_body must be 1 to 268435456 bytes");
+        }
+        if !(1..=1_000_000).contains(&config.cache.entries) {
+            return error("cache.entries must be 1 to 1000000");
+        }
+        if !(65_536..=768 * 1024 * 1024).contains(&config.cache.bytes) {
+            return error("cache.bytes must be 65536 to 805306368 (a VM's memory ends at 1 GiB)");
+        }
+        Ok(config)
+    }
+}
+
+/// `500ms`, `2s`, `5m`, `24h`.
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits).unwrap_or_default();
+    let milliseconds = match unit {
+        "ms" => Some(1),
+        "s" => Some(1_000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
+    };
+    let parsed =
+        number.parse::<u64>().ok().zip(milliseconds).and_then(|(number, unit)| number.checked_mul(unit));
+    parsed.map(Duration::from_millis).ok_or_else(|| {
+        serde::de::Error::custom(format!(
+            "a duration is a number and ms, s, m or h, such as \"2s\"; not {text:?}"
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_and_all_settings() {
+        assert_eq!(Config::parse(b"").unwrap(), Config::default());
+        assert_eq!(Config::parse(b"{}").unwrap(), Config::default());
+        let config = Config::parse(
+            br#"{"registry": {"cluster": "c", "authority": "r:9444", "timeout": "500ms"}, "staleness": "1s", "on_missing": "pass",
+                 "max_body": 5, "cache": {"entries": 7, "bytes": 65536}, "shared_data": false, "max_timeout": "5m"}"#,
+        )
+        .unwrap();
+        assert_eq!(config.registry.timeout, Duration::from_millis(500));
+        assert_eq!((config.on_missing, config.max_body, config.shared_data), (OnMissing::Pass, 5, false));
+        assert_eq!((config.cache.entries, config.max_timeout), (7, Duration::from_secs(300)));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (json, name) in [
+            (r#"{"on_mising": "pass"}"#, "on_mising"),
+            (r#"{"registry": {"host": "x"}}"#, "host"),
+            (r#"{"on_missing": "allow"}"#, "allow"),
+            (r#"{"staleness": "0s"}"#, "staleness"),
+            (r#"{"staleness": "25h"}"#, "staleness"),
+            (r#"{"staleness": 60}"#, "string"),
+            (r#"{"staleness": "1 minute"}"#, "duration"),
+            (r#"{"max_body": 0}"#, "max_body"),
+            (r#"{"max_body": -1}"#, "invalid value"),
+            (r#"{"cache": {"entries": 0}}"#, "cache.entries"),
+            (r#"{"cache": {"bytes": 1}}"#, "cache.bytes"),
+            (r#"{"registry": {"timeout": "1ms"}}"#, "registry.timeout"),
+            (r#"{"registry": {"cluster": ""}}"#, "registry.cluster"),
+            (r#"{"registry": {"authority": "a b"}}"#, "registry.authority"),
+            (r#"{"max_timeout": "0s"}"#, "max_timeout"),
+            ("[]", "invalid"),
+            ("{", "EOF"),
+        ] {
+            let error = Config::parse(json.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(name), "{json}: {error}");
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! The adapter: Envoy's callbacks in, [`Worker`]'s wishes out. With `abi.rs` the only file that knows proxy-wasm.
+//!
+//! Only the callbacks that are needed are exported: Envoy calls every one that it finds, and each costs.
+
+use crate::abi::{self, LogLevel};
+use crate::abi_numbers::{
+    BUFFER_CALL_RESPONSE_BODY, BUFFER_PLUGIN_CONFIGURATION, BUFFER_REQUEST_BODY, MAP_CALL_RESPONSE_HEADERS,
+    MAP_REQUEST_HEADERS, MAP_REQUEST_TRAILERS, STREAM_REQUEST,
+};
+use crate::config::Config;
+use crate::feed::Now;
+use crate::lookup::MAX_ANSWER;
+use crate::outgoing::Outgoing;
+use crate::pairs::{self, Pairs};
+use crate::reply::Reply;
+use crate::stats::Counter;
+use crate::worker::{CallId, ContextId, Host, TICK, Worker};
+use core::cell::RefCell;
+use core::ops::Range;
+use core::time::Duration;
+use hashbrown::HashMap;
+use std::hash::RandomState;
+use std::sync::OnceLock;
+use std::time::{Instant, SystemTime};
+
+/// The oldest Envoy whose plugin configuration knows `allow_on_headers_stop_iteration`, without which a request with a body
+/// would be held for ever.
+const OLDEST_ENVOY: (u64, u64) = (1, 35);
+
+/// One VM: a root context for each configuration of the filter that uses it, and the requests of each.
+struct Vm {
+    workers: HashMap<u32, Worker, RandomState>,
+    roots: HashMap<ContextId, u32, RandomState>,
+}
+
+thread_local! {
+    static VM: RefCell<Vm> = RefCell::new(Vm {
+        workers: HashMap::with_hasher(RandomState::new()),
+        roots: HashMap::with_hasher(RandomState::new()),
+    });
+}
+
+/// Runs `act` on a context's worker. Envoy never calls us within a call of ours, so the borrow cannot fail; if it did, nothing
+/// would be done, and what is held stays held.
+fn with_worker<T>(
+    root: impl FnOnce(&Vm) -> Option<u32>,
+    act: impl FnOnce(&mut Worker, u32) -> T,
+) -> Option<T> {
+    VM.with(|vm| {
+        let mut vm = vm.try_borrow_mut().ok()?;
+        let root = root(&vm)?;
+        vm.workers.get_mut(&root).map(|worker| act(worker, root))
+    })
+}
+
+fn of_request<T>(context: ContextId, act: impl FnOnce(&mut Worker, &mut Envoy) -> T) -> Option<T> {
+    with_worker(
+        |vm| vm.roots.get(&context).copied(),
+        |worker, root| act(worker, &mut Envoy { root, effective: context }),
+    )
+}
+
+fn of_root<T>(root: u32, act: impl FnOnce(&mut Worker, &mut Envoy) -> T) -> Option<T> {
+    with_worker(|_| Some(root), |worker, root| act(worker, &mut Envoy { root, effective: root }))
+}
+
+/// The real host, during one callback.
+struct Envoy {
+    root: u32,
+    effective: u32,
+}
+
+impl Envoy {
+    fn act_on(&mut self, context: u32) {
+        if self.effective != context {
+            abi::set_effective_context(context);
+            self.effective = context;
+        }
+    }
+}
+
+/// The ids of our metrics, which are Envoy's and the same for all.
+struct Metrics {
+    counters: Vec<Option<u32>>,
+    cache_entries: Option<u32>,
+    feed_age: Option<u32>,
+}
+
+fn metrics() -> &'static Metrics {
+    static METRICS: OnceLock<Metrics> = OnceLock::new();
+    METRICS.get_or_init(|| Metrics {
+        counters: Counter::ALL.iter().map(|(_, name)| abi::define_counter(name)).collect(),
+        cache_entries: abi::define_gauge("membrane_cache_entries"),
+        feed_age: abi::define_gauge("membrane_feed_age_seconds"),
+    })
+}
+
+// The adapter is where the clock is read; everything else takes the time as a parameter.
+#[allow(clippy::disallowed_methods)]
+fn read_clocks() -> Now {
+    static BEGAN: OnceLock<Instant> = OnceLock::new();
+    let began = *BEGAN.get_or_init(Instant::now);
+    Now {
+        wall: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
+        // An hour ahead, so that early times can be reckoned back from.
+        monotonic: began.elapsed() + Duration::from_secs(3_600),
+    }
+}
+
+impl Host for Envoy {
+    fn now(&self) -> Now {
+        read_clocks()
+    }
+
+    fn request_headers(&mut self, context: ContextId) -> Option<Pairs> {
+        self.act_on(context);
+        Pairs::parse(abi::header_map(MAP_REQUEST_HEADERS)?)
+    }
+
+    fn set_request_headers(&mut self, context: ContextId, outgoing: &Outgoing) -> bool {
+        self.act_on(context);
+        match pairs::encode(outgoing.iter()) {
+            Ok(bytes) => abi::set_header_map(MAP_REQUEST_HEADERS, &bytes),
+            Err(pairs::TooLarge) => false,
+        }
+    }
+
+    fn remove_request_header(&mut self, context: ContextId, name: &[u8]) {
+        self.act_on(context);
+        abi::remove_header(MAP_REQUEST_HEADERS, name);
+    }
+
+    fn clear_request_trailers(&mut self, context: ContextId) {
+        self.act_on(context);
+        if let Ok(none) = pairs::encode(core::iter::empty()) {
+            abi::set_header_map(MAP_REQUEST_TRAILERS, &none);
+        }
+    }
+
+    fn request_body(&mut self, context: ContextId, range: Range<usize>) -> Option<Vec<u8>> {
+        self.act_on(context);
+        abi::buffer(BUFFER_REQUEST_BODY, range.start, range.len())
+    }
+
+    fn reply(&mut self, context: ContextId, reply: &Reply) {
+        self.act_on(context);
+        let content_type = ("content-type", "application/json");
+        let headers = core::iter::once(content_type).chain(reply.header());
+        if let Ok(headers) = pairs::encode(headers.map(|(name, value)| (name.as_bytes(), value.as_bytes()))) {
+            abi::send_local_response(reply.status, &headers, reply.body().as_bytes());
+        }
+    }
+
+    fn resume(&mut self, context: ContextId) {
+        self.act_on(context);
+        abi::continue_stream(STREAM_REQUEST);
+    }
+
+    fn get(&mut self, cluster: &str, authority: &str, path: &str, timeout: Duration) -> Option<CallId> {
+        // A call belongs to the context that makes it and dies with it; the worker's must outlive the request that asked first.
+        self.act_on(self.root);
+        let headers = [
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":authority", authority),
+            (":path", path),
+            ("accept", "application/json"),
+        ];
+        let headers =
+            pairs::encode(headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()))).ok()?;
+        abi::http_call(cluster, &headers, u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX))
+    }
+
+    fn shared(&mut self, key: &str) -> Option<Vec<u8>> {
+        abi::shared_data(key)
+    }
+
+    fn set_shared(&mut self, key: &str, value: &[u8]) {
+        abi::set_shared_data(key, value);
+    }
+
+    fn count(&mut self, counter: Counter, by: u32) {
+        if let Some(Some(id)) = metrics().counters.get(counter as usize) {
+            abi::increment(*id, by);
+        }
+    }
+
+    fn gauges(&mut self, cache_entries: u64, feed_age_seconds: u64) {
+        let metrics = metrics();
+        if let Some(id) = metrics.cache_entries {
+            abi::record(id, cache_entries);
+        }
+        if let Some(id) = metrics.feed_age {
+            abi::record(id, feed_age_seconds);
+        }
+    }
+
+    fn warn(&mut self, message: &str) {
+        abi::log(LogLevel::Warn, message);
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_abi_version_0_2_1() {}
+
+unsafe extern "C" {
+    fn __wasm_call_ctors();
+}
+
+/// Called once a VM, before everything else.
+#[unsafe(no_mangle)]
+extern "C" fn _initialize() {
+    // SAFETY: the host calls `_initialize` once, and the constructors must run once.
+    unsafe { __wasm_call_ctors() };
+    std::panic::set_hook(Box::new(|panic| {
+        // Where, but not what: a message could hold data.
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        abi::log(LogLevel::Critical, &format!("the membrane filter panicked at {place}: please report it"));
+    }));
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_context_create(context: u32, root: u32) {
+    if root != 0 {
+        VM.with(|vm| {
+            if let Ok(mut vm) = vm.try_borrow_mut() {
+                vm.roots.insert(context, root);
+            }
+        });
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_vm_start(_root: u32, _configuration_length: usize) -> u32 {
+    1
+}
+
+/// Deterministic and without effects beyond this VM: it runs in a canary on the main thread too, and a worker that fails it
+/// spoils later pushes of the configuration.
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_configure(root: u32, length: usize) -> u32 {
+    let json = if length == 0 {
+        Vec::new()
+    } else {
+        abi::buffer(BUFFER_PLUGIN_CONFIGURATION, 0, length).unwrap_or_default()
+    };
+    let config =
+        match envoy_is_new_enough().and_then(|()| Config::parse(&json).map_err(|error| error.to_string())) {
+            Ok(config) => config,
+            Err(error) => {
+                abi::log(LogLevel::Critical, &error);
+                return 0;
+            }
+        };
+    let mut watcher = [0u8; 16];
+    if getrandom::fill(&mut watcher).is_err() {
+        abi::log(LogLevel::Critical, "the membrane filter: the host gave no random bytes");
+        return 0;
+    }
+    abi::set_tick(u32::try_from(TICK.as_millis()).unwrap_or(100));
+    VM.with(|vm| match vm.try_borrow_mut() {
+        Ok(mut vm) => {
+            vm.workers.insert(root, Worker::new(config, watcher));
+            abi::log(
+                LogLevel::Info,
+                concat!("the membrane filter ", env!("CARGO_PKG_VERSION"), " is configured"),
+            );
+            1
+        }
+        Err(_) => 0,
+    })
+}
+
+/// Envoy's version from the node's build version (`envoy.config.core.v3.BuildVersion`), where it says one.
+fn envoy_is_new_enough() -> Result<(), String> {
+    let number = |part: &str| {
+        let path = format!("node\0user_agent_build_version\0version\0{part}");
+        let bytes = abi::property(&path)?;
+        Some(i64::from_le_bytes(bytes.try_into().ok()?).unsigned_abs())
+    };
+    match (number("major_number"), number("minor_number")) {
+        (Some(major), Some(minor)) if (major, minor) < OLDEST_ENVOY => Err(format!(
+            "the membrane filter: this is Envoy {major}.{minor}; it needs at least {}.{}, whose plugin configuration knows \
+             allow_on_headers_stop_iteration",
+            OLDEST_ENVOY.0, OLDEST_ENVOY.1
+        )),
+        _ => Ok(()),
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_tick(root: u32) {
+    of_root(root, |worker, envoy| worker.on_tick(envoy));
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_request_headers(context: u32, _count: u32, ended: u32) -> u32 {
+    match of_request(context, |worker, envoy| worker.on_request_headers(envoy, context, ended != 0) as u32) {
+        Some(status) => status,
+        None => refuse_unconfigured(),
+    }
+}
+
+/// A request without a worker: never forwarded.
+fn refuse_unconfigured() -> u32 {
+    let reply = Reply::misconfigured("the membrane filter is not configured");
+    abi::send_local_response(reply.status, &0u32.to_le_bytes(), reply.body().as_bytes());
+    crate::abi_numbers::HeadersStatus::Stop as u32
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_request_body(context: u32, size: usize, ended: u32) -> u32 {
+    let status =
+        of_request(context, |worker, envoy| worker.on_request_body(envoy, context, size, ended != 0) as u32);
+    status.unwrap_or(crate::abi_numbers::DataStatus::StopNoBuffer as u32)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_request_trailers(context: u32, _count: u32) -> u32 {
+    let status = of_request(context, |worker, envoy| worker.on_request_trailers(envoy, context) as u32);
+    status.unwrap_or(crate::abi_numbers::TrailersStatus::Stop as u32)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_http_call_response(
+    root: u32,
+    call: u32,
+    headers: u32,
+    body_length: usize,
+    _trailers: u32,
+) {
+    // A failed call has no headers at all.
+    let status = (headers > 0)
+        .then(|| Pairs::parse(abi::header_map(MAP_CALL_RESPONSE_HEADERS)?))
+        .flatten()
+        .and_then(|pairs| core::str::from_utf8(pairs.only(b":status")?).ok()?.parse::<u16>().ok());
+    let body = match body_length {
+        // One byte more than is ever an answer, so that a longer one is seen to be too long.
+        1.. => abi::buffer(BUFFER_CALL_RESPONSE_BODY, 0, body_length.min(MAX_ANSWER + 1)).unwrap_or_default(),
+        0 => Vec::new(),
+    };
+    of_root(root, |worker, envoy| worker.on_answer(envoy, call, status, &body));
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_delete(context: u32) {
+    of_request(context, |worker, _| worker.on_delete(context));
+    VM.with(|vm| {
+        if let Ok(mut vm) = vm.try_borrow_mut() {
+            vm.roots.remove(&context);
+            vm.workers.remove(&context);
+        }
+    });
+}

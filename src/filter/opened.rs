@@ -1,0 +1,131 @@
+//! A grant made ready: what could be done before a request comes, done once.
+
+use capability::{Aws4Credential, Grant, Hmac, LookupId, Scheme, Token, Unit, Units};
+use core::cell::RefCell;
+use core::fmt;
+use signing::aws4::{self, Credential, Service, SessionToken, Signer};
+
+/// What payload modes need to know of how a grant signs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signing {
+    /// S3, S3 Express, Outposts, Object Lambda.
+    pub is_s3: bool,
+    /// The grant's uri is https.
+    pub tls: bool,
+    /// VPC Lattice.
+    pub always_unsigned: bool,
+    /// The credential is a temporary one.
+    pub has_session_token: bool,
+}
+
+/// Where a grant leads, and how it is signed on the way.
+pub(crate) enum Route {
+    /// Signed: what is sent and what is signed are derived together.
+    Aws4 { target: Box<aws4::Target>, signer: Box<RefCell<Signer>>, signing: Signing },
+    /// Not signed: path and query as the grant has them.
+    Plain,
+}
+
+/// A grant that was opened with its token, and all that follows from it alone.
+pub struct Opened {
+    pub(crate) grant: Grant,
+    pub(crate) route: Route,
+    lookup: LookupId,
+    units: Units,
+    expires_at: Option<u64>,
+}
+
+/// The record opened, but what stands in it cannot be signed: written by another version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotSignable;
+
+impl Opened {
+    /// Prepares `grant`, which `token` opened.
+    pub fn new(
+        token: &Token,
+        grant: Grant,
+        units: Units,
+        expires_at: Option<u64>,
+    ) -> Result<Opened, NotSignable> {
+        let route = match &grant.hmac {
+            None => Route::Plain,
+            Some(Hmac::Aws4(credential)) => signed_route(&grant, credential).ok_or(NotSignable)?,
+        };
+        Ok(Opened { grant, route, lookup: token.lookup_id(), units, expires_at })
+    }
+
+    /// How it signs, if it does.
+    pub fn signing(&self) -> Option<&Signing> {
+        match &self.route {
+            Route::Aws4 { signing, .. } => Some(signing),
+            Route::Plain => None,
+        }
+    }
+
+    /// Everything whose revocation kills it: its tenants, its membranes, itself.
+    pub fn units(&self) -> impl Iterator<Item = Unit> + '_ {
+        self.units.uids().map(Unit::Uid).chain([Unit::Lookup(self.lookup)])
+    }
+
+    /// Whether it has expired at `now`, seconds since 1970.
+    pub fn is_expired(&self, now: u64) -> bool {
+        self.expires_at.is_some_and(|at| at <= now)
+    }
+
+    /// What a cache counts for it, in bytes: an estimate from above.
+    pub fn size(&self) -> usize {
+        let grant = &self.grant;
+        let headers: usize = grant.headers.iter().map(|h| h.name.len() + h.value.expose().len() + 64).sum();
+        let names: usize =
+            grant.allow_headers.iter().chain(&grant.allow_query_names).map(|name| name.len() + 24).sum();
+        let target = grant.target.path.len() + grant.target.query.as_deref().map_or(0, str::len);
+        let token = match &grant.hmac {
+            Some(Hmac::Aws4(credential)) => credential.session_token.as_ref().map_or(0, |t| t.expose().len()),
+            None => 0,
+        };
+        2_048 + headers + names + 6 * target + 2 * token + self.units.size()
+    }
+}
+
+impl fmt::Debug for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Opened({})", self.lookup)
+    }
+}
+
+fn signed_route(grant: &Grant, credential: &Aws4Credential) -> Option<Route> {
+    let text = |secret: &capability::Secret| Some(signing::Secret::new(secret.expose_str()?.to_owned()));
+    let service = Service::new(credential.service.clone()).ok()?;
+    let scheme = match grant.target.scheme {
+        Scheme::Http => signing::Scheme::Http,
+        Scheme::Https => signing::Scheme::Https,
+    };
+    let target = aws4::Target::new(
+        &service,
+        scheme,
+        grant.target.authority.as_str(),
+        grant.target.path.as_bytes(),
+        grant.target.query.as_deref().unwrap_or_default().as_bytes(),
+    )
+    .ok()?;
+    let session_token = match &credential.session_token {
+        None => None,
+        // A bucket of S3 Express takes the token of its own CreateSession under another name.
+        Some(token) if service.name() == "s3express" => Some(SessionToken::S3Express(text(token)?)),
+        Some(token) => Some(SessionToken::Sts(text(token)?)),
+    };
+    let signing = Signing {
+        is_s3: service.is_s3_family(),
+        tls: grant.target.scheme == Scheme::Https,
+        always_unsigned: service.is_always_unsigned(),
+        has_session_token: session_token.is_some(),
+    };
+    let region = credential.region.clone();
+    let credential = Credential {
+        access_key_id: credential.access_key_id.clone(),
+        secret_access_key: text(&credential.secret_access_key)?,
+        session_token,
+    };
+    let signer = Signer::new(credential, region, service).ok()?;
+    Some(Route::Aws4 { target: Box::new(target), signer: Box::new(RefCell::new(signer)), signing })
+}

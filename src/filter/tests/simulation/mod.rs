@@ -1,0 +1,246 @@
+//! A simulated Envoy: it keeps headers, bodies, calls and time, and notes what the worker asks of it.
+#![allow(unreachable_pub)] // A module of a test: `pub` is for the test.
+
+use capability::record::{Header, Kind};
+use capability::{Content, Export, Exported, Token, Uid, UnitPair, Units, record};
+use membrane_filter::abi_numbers::{DataStatus, HeadersStatus, TrailersStatus};
+use membrane_filter::config::Config;
+use membrane_filter::feed::Now;
+use membrane_filter::outgoing::Outgoing;
+use membrane_filter::pairs::{self, Pairs};
+use membrane_filter::reply::Reply;
+use membrane_filter::stats::Counter;
+use membrane_filter::{Host, Worker};
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// 2026-01-01T00:00:00Z.
+pub const START: u64 = 1_767_225_600;
+
+type HeaderList = Vec<(String, Vec<u8>)>;
+
+#[derive(Default)]
+pub struct Envoy {
+    pub seconds: f64,
+    pub requests: HashMap<u32, HeaderList>,
+    pub bodies: HashMap<u32, Vec<u8>>,
+    pub sent: HashMap<u32, HeaderList>,
+    pub trailers_cleared: Vec<u32>,
+    pub replies: HashMap<u32, (u16, String)>,
+    pub resumed: Vec<u32>,
+    /// Calls made: id, path.
+    pub calls: Vec<(u32, String)>,
+    pub shared: HashMap<String, Vec<u8>>,
+    pub warnings: Vec<String>,
+    pub reads: Vec<(u32, std::ops::Range<usize>)>,
+    pub refuse_calls: bool,
+    next_call: u32,
+}
+
+impl Host for Envoy {
+    fn now(&self) -> Now {
+        Now {
+            wall: Duration::from_secs_f64(START as f64 + self.seconds),
+            monotonic: Duration::from_secs_f64(3_600.0 + self.seconds),
+        }
+    }
+
+    fn request_headers(&mut self, context: u32) -> Option<Pairs> {
+        let headers = self.requests.get(&context)?;
+        let bytes = pairs::encode(headers.iter().map(|(n, v)| (n.as_bytes(), v.as_slice()))).ok()?;
+        Pairs::parse(bytes.to_vec())
+    }
+
+    fn set_request_headers(&mut self, context: u32, outgoing: &Outgoing) -> bool {
+        assert!(!self.resumed.contains(&context), "headers are set before a request is resumed");
+        let headers =
+            outgoing.iter().map(|(n, v)| (String::from_utf8(n.to_vec()).unwrap(), v.to_vec())).collect();
+        assert!(self.sent.insert(context, headers).is_none(), "headers are set once");
+        true
+    }
+
+    fn remove_request_header(&mut self, context: u32, name: &[u8]) {
+        self.requests.get_mut(&context).unwrap().retain(|(other, _)| other.as_bytes() != name);
+    }
+
+    fn clear_request_trailers(&mut self, context: u32) {
+        self.trailers_cleared.push(context);
+    }
+
+    fn request_body(&mut self, context: u32, range: std::ops::Range<usize>) -> Option<Vec<u8>> {
+        self.reads.push((context, range.clone()));
+        self.bodies.get(&context)?.get(range).map(<[u8]>::to_vec)
+    }
+
+    fn reply(&mut self, context: u32, reply: &Reply) {
+        assert!(!self.sent.contains_key(&context), "what was sent is not answered by us too");
+        assert!(self.replies.insert(context, (reply.status, reply.body())).is_none(), "answered once");
+    }
+
+    fn resume(&mut self, context: u32) {
+        self.resumed.push(context);
+    }
+
+    fn get(&mut self, _cluster: &str, _authority: &str, path: &str, _timeout: Duration) -> Option<u32> {
+        if self.refuse_calls {
+            return None;
+        }
+        self.next_call += 1;
+        self.calls.push((self.next_call, path.to_owned()));
+        Some(self.next_call)
+    }
+
+    fn shared(&mut self, key: &str) -> Option<Vec<u8>> {
+        self.shared.get(key).cloned()
+    }
+
+    fn set_shared(&mut self, key: &str, value: &[u8]) {
+        self.shared.insert(key.to_owned(), value.to_vec());
+    }
+
+    fn count(&mut self, _counter: Counter, _by: u32) {}
+    fn gauges(&mut self, _cache_entries: u64, _feed_age_seconds: u64) {}
+    fn warn(&mut self, message: &str) {
+        self.warnings.push(message.to_owned());
+    }
+}
+
+pub fn uid(n: u8) -> Uid {
+    Uid([n; 16])
+}
+
+pub fn epoch(n: u8) -> String {
+    uid(n).to_string()
+}
+
+pub fn token(n: u8) -> Token {
+    Token::mint([n; 64])
+}
+
+pub const LAMBDA: &str = r#"{"uri": "https://lambda.us-east-1.amazonaws.com/2015-03-31/functions/f/invocations?Qualifier=1", "method": "POST",
+    "headers": {"x-pinned": "mine"}, "allowHeaders": ["x-amz-invocation-type"],
+    "hmac": {"aws4-hmac-sha256": {"awsAccessKeyId": "AKIDEXAMPLE", "region": "us-east-1", "service": "lambda", "secretAccessKey": "canary-secret"}}}"#;
+
+/// The registry's answer to a lookup of a grant, whose membrane's uid is 2 and whose tenant's is 1.
+pub fn grant_answer(
+    token: &Token,
+    export: &str,
+    expires_at: Option<u64>,
+    epoch_byte: u8,
+    seq: u64,
+) -> String {
+    let export = Export::parse(export.as_bytes()).unwrap();
+    let Exported::Grant(grant) = export.what else { panic!("a grant was expected") };
+    let units = Units::own(UnitPair { tenant: uid(1), membrane: Some(uid(2)) });
+    let header = Header { kind: Kind::Grant, lookup: token.lookup_id(), expires_at, units: &units };
+    let json = Content::Grant(grant).to_json();
+    let inner = record::seal(token, &header, json.expose(), [7; 24]).unwrap();
+    let record = {
+        use base64::Engine as _;
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(inner.as_bytes())
+    };
+    serde_json::json!({
+        "kind": "grant", "record": record, "units": units, "expiresAt": expires_at,
+        "as_of": {"epoch": epoch(epoch_byte), "seq": seq},
+    })
+    .to_string()
+}
+
+pub fn feed_answer(epoch_byte: u8, seq: u64, revoked: &[(u64, u8)]) -> String {
+    let events: Vec<_> =
+        revoked.iter().map(|(seq, unit)| serde_json::json!({"seq": seq, "unit": uid(*unit)})).collect();
+    let slot_key = "CQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQk";
+    serde_json::json!({"position": {"epoch": epoch(epoch_byte), "seq": seq}, "events": events, "slot_key": slot_key})
+        .to_string()
+}
+
+/// A worker in a simulated Envoy.
+pub struct Bench {
+    pub envoy: Envoy,
+    pub worker: Worker,
+    next_context: u32,
+}
+
+impl Bench {
+    pub fn new(config: &str) -> Bench {
+        let worker = Worker::new(Config::parse(config.as_bytes()).unwrap(), [1; 16]);
+        Bench { envoy: Envoy::default(), worker, next_context: 100 }
+    }
+
+    /// With a feed that has answered at (epoch 1, seq 10).
+    pub fn with_feed(config: &str) -> Bench {
+        let mut bench = Bench::new(config);
+        bench.worker.on_tick(&mut bench.envoy);
+        bench.answer_feed(200, &feed_answer(1, 10, &[]));
+        bench
+    }
+
+    pub fn headers(&mut self, bearer: &str, more: &[(&str, &str)], ended: bool) -> (u32, HeadersStatus) {
+        self.next_context += 1;
+        let context = self.next_context;
+        let mut headers: HeaderList = Vec::new();
+        for (name, value) in
+            [(":method", "POST"), (":path", "/"), (":authority", "localhost:8443"), (":scheme", "https")]
+        {
+            if !more.iter().any(|(other, _)| *other == name) {
+                headers.push((name.into(), value.into()));
+            }
+        }
+        headers.push(("authorization".into(), format!("Bearer {bearer}").into_bytes()));
+        headers.extend(more.iter().map(|(n, v)| ((*n).to_owned(), v.as_bytes().to_vec())));
+        self.envoy.requests.insert(context, headers);
+        let status = self.worker.on_request_headers(&mut self.envoy, context, ended);
+        (context, status)
+    }
+
+    pub fn body(&mut self, context: u32, more: &[u8], ended: bool) -> DataStatus {
+        let body = self.envoy.bodies.entry(context).or_default();
+        body.extend(more);
+        let size = body.len();
+        self.worker.on_request_body(&mut self.envoy, context, size, ended)
+    }
+
+    pub fn trailers(&mut self, context: u32) -> TrailersStatus {
+        self.worker.on_request_trailers(&mut self.envoy, context)
+    }
+
+    fn answer(&mut self, prefix: &str, status: Option<u16>, body: &str) {
+        let at =
+            self.envoy.calls.iter().position(|(_, path)| path.starts_with(prefix)).expect("a call under way");
+        let (call, _) = self.envoy.calls.remove(at);
+        self.worker.on_answer(&mut self.envoy, call, status, body.as_bytes());
+    }
+
+    pub fn answer_feed(&mut self, status: u16, body: &str) {
+        self.answer("/v1/events", Some(status), body);
+    }
+
+    pub fn answer_lookup(&mut self, status: u16, body: &str) {
+        self.answer("/v1/records/", Some(status), body);
+    }
+
+    pub fn fail_lookup(&mut self) {
+        self.answer("/v1/records/", None, "");
+    }
+
+    pub fn lookups(&self) -> usize {
+        self.envoy.calls.iter().filter(|(_, path)| path.starts_with("/v1/records/")).count()
+    }
+
+    pub fn sent(&self, context: u32, name: &str) -> Option<String> {
+        let headers = self.envoy.sent.get(&context).expect("the request was let go");
+        let values: Vec<_> = headers.iter().filter(|(other, _)| other == name).collect();
+        assert!(values.len() <= 1, "{name} stands once");
+        values.first().map(|(_, value)| String::from_utf8(value.clone()).unwrap())
+    }
+
+    pub fn status(&self, context: u32) -> Option<u16> {
+        self.envoy.replies.get(&context).map(|(status, _)| *status)
+    }
+
+    /// A bodyless request with a capability whose record is known: sent, or the status with which it was refused.
+    pub fn outcome(&mut self, token: &Token) -> Result<(), Option<u16>> {
+        let (context, _) = self.headers(token.expose(), &[], true);
+        if self.envoy.sent.contains_key(&context) { Ok(()) } else { Err(self.status(context)) }
+    }
+}
