@@ -319,7 +319,7 @@ fn without_a_feed_every_request_is_looked_up() {
 
 #[test]
 fn workers_share_sealed_answers_that_only_the_feeds_key_authenticates() {
-    let mut first = warm("", LAMBDA);
+    let first = warm("", LAMBDA);
     let mut second = Bench::with_feed("");
     second.envoy.shared = first.envoy.shared.clone();
     assert_eq!(second.outcome(&token(1)), Ok(()));
