@@ -1,0 +1,181 @@
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use crate::encoding::{Sink, hex32};
+
+/// Most canonical requests fit, so that the buffer is allocated once.
+const USUAL_LENGTH: usize = 512;
+
+/// The canonical request that was signed last, and what of the work on it can be used again.
+///
+/// Requests through one grant differ little: often in nothing but the date, and within a second not even in that. So the next
+/// canonical request is written over the last one, compared as it is written. Up to where they differ its hash has been
+/// computed before; and if they do not differ, nor do their signatures, since the date is a part of both.
+///
+/// It may hold a session token: wiped when dropped.
+#[derive(Clone, Default)]
+pub(super) struct Transcript {
+    text: Zeroizing<Vec<u8>>,
+    /// How much of `text` the state has taken in.
+    head: usize,
+    head_state: Sha256,
+    /// Of `text`; `None` until it is signed.
+    signature: Option<[u8; 64]>,
+}
+
+impl Transcript {
+    /// Replaces the canonical request by what `write` writes, and returns its signature: `sign` of its hash (in hexadecimal), if it
+    /// is another than before.
+    pub(super) fn signature<E>(
+        &mut self,
+        write: impl FnOnce(&mut Rewriter<'_>) -> Result<(), E>,
+        sign: impl FnOnce(&[u8; 64]) -> [u8; 64],
+    ) -> Result<[u8; 64], E> {
+        let known = self.signature.take();
+        let mut rewriter = Rewriter { text: &mut self.text, position: 0, difference: None };
+        write(&mut rewriter)?;
+        let signature = match (rewriter.finish(), known) {
+            (None, Some(signature)) => signature,
+            (difference, _) => sign(&self.hash(difference.unwrap_or(self.text.len()))),
+        };
+        self.signature = Some(signature);
+        Ok(signature)
+    }
+
+    /// The last signature.
+    pub(super) fn last_signature(&self) -> Option<&[u8; 64]> {
+        self.signature.as_ref()
+    }
+
+    /// The hash of the text, of which the first `same` bytes are as they were.
+    fn hash(&mut self, same: usize) -> [u8; 64] {
+        if same < self.head {
+            self.head = 0;
+            self.head_state = Sha256::new();
+        }
+        self.head_state.update(self.text.get(self.head..same).unwrap_or_default());
+        self.head = same;
+        let rest = self.text.get(same..).unwrap_or_default();
+        hex32(&self.head_state.clone().chain_update(rest).finalize().into())
+    }
+}
+
+/// Writes over a text, and leaves alone what is there already.
+pub(super) struct Rewriter<'a> {
+    text: &'a mut Zeroizing<Vec<u8>>,
+    position: usize,
+    /// Where the first difference was.
+    difference: Option<usize>,
+}
+
+impl Rewriter<'_> {
+    /// How many bytes at the start are as they were; `None` if all are, and there were no more.
+    fn finish(self) -> Option<usize> {
+        let shortened = self.position < self.text.len();
+        self.text.truncate(self.position);
+        self.difference.or(shortened.then_some(self.position))
+    }
+
+    /// Appends. A vector that grows leaves its old memory behind unwiped; this one does not.
+    fn append(&mut self, bytes: &[u8]) {
+        let needed = self.text.len() + bytes.len();
+        if needed > self.text.capacity() {
+            let mut larger = Zeroizing::new(Vec::with_capacity(needed.next_power_of_two().max(USUAL_LENGTH)));
+            larger.extend_from_slice(self.text);
+            *self.text = larger;
+        }
+        self.text.extend_from_slice(bytes);
+    }
+}
+
+impl Sink for Rewriter<'_> {
+    fn put(&mut self, bytes: &[u8]) {
+        let end = self.position + bytes.len();
+        if self.difference.is_some() || self.text.get(self.position..end) != Some(bytes) {
+            self.difference.get_or_insert(self.position);
+            self.text.truncate(self.position);
+            self.append(bytes);
+        }
+        self.position = end;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(parts: &[&str]) -> impl FnOnce(&mut Rewriter<'_>) -> Result<(), ()> {
+        let parts: Vec<String> = parts.iter().map(ToString::to_string).collect();
+        move |out: &mut Rewriter<'_>| {
+            parts.iter().for_each(|part| out.put(part.as_bytes()));
+            Ok(())
+        }
+    }
+
+    /// Every text after every other, longer and shorter and equal, in pieces that end in other places: the hash is always that of
+    /// the whole text, and is asked for only when the text is new.
+    #[test]
+    fn whatever_came_before() {
+        let long = "x".repeat(700);
+        let texts: [&[&str]; 9] = [
+            &["a", "b", "c"],
+            &["a", "b", "d"],
+            &["a", "b"],
+            &["ab"],
+            &[],
+            &["a", "b", "c", "d"],
+            &["", "abc", ""],
+            &["a", &long],
+            &["a", &long, "c"],
+        ];
+        for first in texts {
+            for second in texts {
+                for third in texts {
+                    let mut transcript = Transcript::default();
+                    let mut previous = None;
+                    for parts in [first, second, third, third] {
+                        let text = parts.concat();
+                        let mut asked = false;
+                        let signature = transcript
+                            .signature(put(parts), |hash| {
+                                asked = true;
+                                *hash
+                            })
+                            .unwrap();
+                        assert_eq!(
+                            signature,
+                            hex32(&Sha256::digest(&text).into()),
+                            "{first:?} {second:?} {third:?}"
+                        );
+                        if previous.as_ref() != Some(&text) {
+                            assert!(asked);
+                        }
+                        previous = Some(text);
+                    }
+                    let again = transcript.signature(put(third), |_| panic!("signed the same twice"));
+                    assert!(again.is_ok());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_failed_writer_leaves_nothing_to_trust() {
+        let mut transcript = Transcript::default();
+        let sign = |hash: &[u8; 64]| *hash;
+        let whole = transcript.signature(put(&["a", "b"]), sign).unwrap();
+        for written in [&["a"][..], &["z"], &[], &["a", "b", "c"]] {
+            let failed = transcript.signature(
+                |out| {
+                    put(written)(out).unwrap();
+                    Err(())
+                },
+                sign,
+            );
+            assert_eq!(failed, Err(()));
+            let hash = hex32(&Sha256::digest(written.concat()).into());
+            assert_eq!(transcript.clone().signature(put(written), sign), Ok(hash));
+            assert_eq!(transcript.signature(put(&["a", "b"]), sign), Ok(whole));
+        }
+    }
+}
