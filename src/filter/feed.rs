@@ -167,13 +167,14 @@ impl Feed {
 
     /// The question's path. What was heard so far is acknowledged by it.
     pub fn path(&self) -> String {
-        let hold = self.hold().as_secs_f64();
-        let (watcher, lease) = (B64.encode(self.watcher), self.staleness.as_secs());
+        // A lease that is no whole number of seconds is said to be longer: the registry waits for it to run out.
+        let (hold, lease) = (self.hold().as_millis(), self.staleness.as_millis().div_ceil(1_000));
+        let watcher = B64.encode(self.watcher);
         let after = match self.position {
             None => String::new(),
             Some(Position { epoch, seq }) => format!("epoch={epoch}&after={seq}&"),
         };
-        format!("/v1/events?{after}hold={hold:.3}&watcher={watcher}&lease={lease}")
+        format!("/v1/events?{after}hold={hold}&watcher={watcher}&lease={lease}")
     }
 
     /// What is known of `units` since `as_of`.
@@ -364,7 +365,7 @@ pub(crate) mod tests {
         let feed = begun();
         let path = feed.path();
         assert!(
-            path.starts_with(&format!("/v1/events?epoch={}&after=10&hold=20.000&watcher=", epoch(1))),
+            path.starts_with(&format!("/v1/events?epoch={}&after=10&hold=20000&watcher=", epoch(1))),
             "{path}"
         );
         assert!(path.ends_with("&lease=60"));

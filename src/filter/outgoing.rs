@@ -193,8 +193,16 @@ pub fn build(
     if let Some(timeout) = grant.timeout_ms.filter(|timeout| *timeout <= max_timeout_ms) {
         out.set(&b"x-envoy-upstream-rq-timeout-ms"[..], timeout.to_string());
     }
-    out.set(ROUTE_HEADER, grant.target.scheme.as_str());
+    set_routing(&mut out, grant.target.scheme.as_str());
     Ok(out)
+}
+
+/// What Envoy's route table looks at. It chooses no route for a request without `x-forwarded-proto`, which the connection
+/// manager had set and which rebuilding the headers took off (Envoy, `source/common/router/config_impl.cc`,
+/// `VirtualHostImpl::getRouteFromEntries`); with `http` a virtual host that asks for TLS would redirect. Routes remove both.
+fn set_routing(out: &mut Outgoing, route: &'static str) {
+    out.set(&b"x-forwarded-proto"[..], "https");
+    out.set(ROUTE_HEADER, route);
 }
 
 /// The control request that is forwarded: path and headers rebuilt, the bearer kept. The registry decides everything else.
@@ -239,7 +247,7 @@ pub fn build_control(incoming: &Incoming, authority: &str) -> Result<Outgoing, R
             out.set(name.to_vec(), value);
         }
     }
-    out.set(ROUTE_HEADER, "control");
+    set_routing(&mut out, "control");
     Ok(out)
 }
 

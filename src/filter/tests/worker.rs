@@ -53,6 +53,7 @@ fn a_bodyless_request_is_rewritten_signed_and_let_go_at_once() {
             "content-length",
             "authorization",
             "x-amz-date",
+            "x-forwarded-proto",
             "x-membrane-route"
         ]
     );
@@ -370,7 +371,7 @@ fn controls_go_to_the_control_listener_rebuilt() {
         ] {
             assert_eq!(bench.sent(context, name).as_deref(), Some(value), "{name}");
         }
-        assert_eq!(bench.envoy.sent[&context].len(), 7);
+        assert_eq!(bench.envoy.sent[&context].len(), 8);
     }
     let (context, _) = bench.headers(token(1).expose(), &[(":path", "/v1/records/x")], true);
     assert_eq!(bench.status(context), Some(404));
