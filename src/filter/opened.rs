@@ -129,3 +129,32 @@ fn signed_route(grant: &Grant, credential: &Aws4Credential) -> Option<Route> {
     let signer = Signer::new(credential, region, service).ok()?;
     Some(Route::Aws4 { target: Box::new(target), signer: Box::new(RefCell::new(signer)), signing })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use capability::{Export, Exported, Uid, UnitPair};
+    use proptest::prelude::*;
+
+    proptest! {
+        // What an export accepts must be signable: else its capability would be minted and answer 401 for ever.
+        #[test]
+        fn what_is_exported_can_be_signed(
+            uri in "(http|https)://([a-zA-Z0-9_-]{1,5}\\.){0,2}[a-z]{1,5}(:[0-9]{1,5})?(/(%[0-9a-fA-F]{2}|[!-~]){0,12})?(\\?(%[0-9a-fA-F]{2}|[!-~]){0,12})?",
+            key_id in "\\w{1,8}|[A-Z]{4}", region in "[a-z0-9_-]{1,8}|[ -~]{1,8}", service in "([a-z0-9_.-]{1,8}|s3|s3express|vpc-lattice-svcs)",
+            secret in "[ -~]{1,8}", token in proptest::option::of("[ -~]{1,8}"),
+        ) {
+            let mut aws4 = serde_json::json!({
+                "awsAccessKeyId": key_id, "region": region, "service": service, "secretAccessKey": secret,
+            });
+            if let Some(token) = token {
+                aws4["sessionToken"] = token.into();
+            }
+            let body = serde_json::json!({"uri": uri, "hmac": {"aws4-hmac-sha256": aws4}}).to_string();
+            if let Ok(Export { what: Exported::Grant(grant), .. }) = Export::parse(body.as_bytes()) {
+                let units = Units::own(UnitPair { tenant: Uid([1; 16]), membrane: None });
+                prop_assert!(Opened::new(&Token::mint([1; 64]), *grant, units, None).is_ok());
+            }
+        }
+    }
+}
