@@ -81,37 +81,41 @@ impl Authority {
         match self.ip() {
             Some(IpAddr::V4(ip)) => is_private_v4(ip),
             Some(IpAddr::V6(ip)) => is_private_v6(ip),
-            None => self.host() == "localhost" || self.host().ends_with(".localhost"),
+            None => {
+                let host = self.host();
+                matches!(host, "localhost" | "localhost.localdomain" | "ip6-localhost" | "ip6-loopback")
+                    || host.ends_with(".localhost")
+            }
         }
     }
 }
 
 fn is_private_v4(ip: Ipv4Addr) -> bool {
-    let [a, b, ..] = ip.octets();
+    let [a, b, c, _] = ip.octets();
     a == 0
         || a >= 224
         || (a == 100 && (64..128).contains(&b))
+        // IETF protocol assignments (RFC 6890), where some clouds keep their metadata, and benchmarking (RFC 2544).
+        || (a == 192 && b == 0 && c == 0)
+        || (a == 198 && matches!(b, 18 | 19))
         || ip.is_loopback()
         || ip.is_private()
         || ip.is_link_local()
 }
 
+/// Global unicast (2000::/3, RFC 4291 §2.4) is public, less the blocks in it that are not or that carry an IPv4 address
+/// somewhere: protocol assignments and Teredo (2001::/23), documentation, 6to4, and ISATAP's interface ids (RFC 5214 §6.1).
+/// Everything else is private but for IPv4 in its two common clothes, which is judged by itself.
 fn is_private_v6(ip: Ipv6Addr) -> bool {
-    let [first, second, ..] = ip.segments();
     let [.., a, b, c, d] = ip.octets();
-    let tail = Ipv4Addr::new(a, b, c, d);
-    let embeds_v4 = ip.to_ipv4().is_some() || (first == 0x64 && second == 0xff9b);
-    let six_to_four = || {
-        let [_, _, a, b, c, d, ..] = ip.octets();
-        first == 0x2002 && is_private_v4(Ipv4Addr::new(a, b, c, d))
-    };
-    (embeds_v4 && is_private_v4(tail))
-        || ip.is_loopback()
-        || ip.is_unspecified()
-        || ip.is_multicast()
-        || (first & 0xfe00) == 0xfc00
-        || (first & 0xffc0) == 0xfe80
-        || six_to_four()
+    let embedded = Ipv4Addr::new(a, b, c, d);
+    match ip.segments() {
+        [0, 0, 0, 0, 0, 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => is_private_v4(embedded),
+        [0x2001, second, ..] if second < 0x200 || second == 0xdb8 => true,
+        [0x2002, ..] | [0x3fff, 0..0x1000, ..] => true,
+        [_, _, _, _, 0 | 0x200, 0x5efe, ..] => true,
+        [first, ..] => first & 0xe000 != 0x2000,
+    }
 }
 
 impl FromStr for Authority {
@@ -254,6 +258,15 @@ mod tests {
             "[ff02::1]",
             "localhost",
             "x.localhost:1",
+            "localhost.localdomain",
+            "192.0.0.192",
+            "198.18.0.1",
+            "[fec0::1]",
+            "[::ffff:0:169.254.169.254]",
+            "[64:ff9b:1:a9fe:a9:fe00:808:808]",
+            "[2001::1]",
+            "[2600::5efe:10.0.0.1]",
+            "[2001:db8::1]",
         ] {
             assert!(private.parse::<Authority>().unwrap().is_private_literal(), "{private}");
         }

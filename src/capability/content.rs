@@ -1,11 +1,11 @@
 //! What is sealed inside a record: a grant or a control, as JSON.
 
 use crate::fields::{FieldError, Fields};
-use crate::record::Kind;
+use crate::record::{Kind, MAX_CONTENT};
+use crate::secret::WipedJson;
 use crate::{B64, Grant, Secret, Uid};
 use base64::Engine as _;
 use core::fmt;
-use serde_json::json;
 use zeroize::Zeroizing;
 
 /// A record opened, but what it holds is not what its kind promises: written by a newer program.
@@ -111,18 +111,27 @@ impl Content {
 
     /// The content as it is sealed.
     pub fn to_json(&self) -> Secret {
-        let mut value = match self {
+        let json = match self {
             Content::Grant(grant) => grant.to_json(),
-            Content::Control(control) => json!({
-                "role": control.role.as_str(),
-                "tenant": control.tenant,
-                "membrane": control.membrane,
-                "escrow": control.escrow.as_ref().map(|key| B64.encode(key.expose())),
-            }),
+            Content::Control(control) => {
+                let mut json = serde_json::Map::new();
+                json.insert("role".into(), control.role.as_str().into());
+                json.insert("tenant".into(), control.tenant.to_string().into());
+                if let Some(membrane) = &control.membrane {
+                    json.insert("membrane".into(), membrane.to_string().into());
+                }
+                if let Some(key) = &control.escrow {
+                    json.insert("escrow".into(), B64.encode(key.expose()).into());
+                }
+                json
+            }
         };
-        let bytes = Secret::from_string(value.to_string());
-        crate::secret::wipe(&mut value);
-        bytes
+        let json = WipedJson(json.into());
+        // As much as a record takes, so that the buffer does not grow and leave pieces of secrets behind.
+        let mut bytes = Vec::with_capacity(MAX_CONTENT);
+        // A vector takes every write, and maps with string keys are always JSON.
+        let _ = serde_json::to_writer(&mut bytes, &json.0);
+        Secret::new(bytes)
     }
 
     /// Reads what [`Content::to_json`] wrote, for a record of this kind.

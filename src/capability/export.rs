@@ -149,6 +149,7 @@ mod tests {
             ("/headers/host", json!("b"), "headers: host is set by the gateway"),
             ("/headers/:path", json!("b"), "headers: pseudo-headers"),
             ("/headers/X-Envoy-Retry-On", json!("5xx"), "headers: x-envoy-retry-on is set"),
+            ("/headers/X-Forwarded-Proto", json!("http"), "headers: x-forwarded-proto is set"),
             ("/headers/x-membrane-route", json!("control"), "headers: x-membrane-route is set"),
             ("/headers/Authorization", json!("x"), "headers: authorization is set"),
             ("/headers/a b", json!("x"), "headers: each name"),
@@ -209,6 +210,9 @@ mod tests {
             ("[]", "the body must be a JSON object"),
             ("{}", "exactly one of uri and capability"),
             ("{\"uri\"", "the body must be JSON"),
+            (r#"{"uri": "https://good/", "uri": "https://evil/"}"#, "each name once"),
+            (r#"{"uri": "https://a/", "headers": {"a": "1", "a": "2"}}"#, "each name once"),
+            (r#"{"uri": "https://a/", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY": 1}"#, "…: is not a field"),
             ("{\"capability\": \"x\"}", "capability: must be a capability URI"),
             ("{\"capability\": 5}", "capability: must be a string"),
         ] {

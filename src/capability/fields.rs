@@ -3,6 +3,7 @@
 
 use crate::secret::WipedJson;
 use core::fmt;
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 /// A field of a request body that breaks a rule.
@@ -43,11 +44,11 @@ impl Fields {
     /// Parses a whole body.
     pub(crate) fn parse(body: &[u8]) -> Result<Fields, FieldError> {
         // serde_json bounds the nesting (128), and a body's length is bounded by whoever read it.
-        let value = serde_json::from_slice(body).map_err(|error| {
-            FieldError::new(
-                "",
-                format!("the body must be JSON (line {}, column {})", error.line(), error.column()),
-            )
+        let Strict(value) = serde_json::from_slice(body).map_err(|error| {
+            let (line, column) = (error.line(), error.column());
+            let rule =
+                format!("the body must be JSON, each name once in an object (line {line}, column {column})");
+            FieldError::new("", rule)
         })?;
         Fields::of(String::new(), value)
     }
@@ -133,8 +134,9 @@ impl Fields {
     }
 
     /// All fields, for objects whose names are the sender's choice.
-    pub(crate) fn into_entries(mut self) -> Vec<(String, Value)> {
-        self.map().map(core::mem::take).unwrap_or_default().into_iter().collect()
+    pub(crate) fn into_entries(mut self) -> Vec<(String, WipedJson)> {
+        let entries = self.map().map(core::mem::take).unwrap_or_default();
+        entries.into_iter().map(|(name, value)| (name, WipedJson(value))).collect()
     }
 
     /// Refuses whatever was not taken.
@@ -144,11 +146,89 @@ impl Fields {
             .and_then(|map| map.iter().find(|(_, value)| !value.is_null()).map(|(name, _)| name.clone()));
         match unknown {
             None => Ok(()),
-            // A long name is rather a misplaced value than a name.
-            Some(name) if name.len() > 64 => Err(self.error("…", "is not a field of this request")),
-            Some(name) => {
-                Err(self.error(&name.escape_default().to_string(), "is not a field of this request"))
+            Some(name) if looks_like_a_field(&name) => {
+                Err(self.error(&name, "is not a field of this request"))
+            }
+            Some(_) => Err(self.error("…", "is not a field of this request")),
+        }
+    }
+}
+
+/// What is no plausible field name is rather a misplaced value, and may be a secret: it is not repeated.
+fn looks_like_a_field(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    name.len() <= 32
+        && bytes.next().is_some_and(|b| b.is_ascii_alphabetic())
+        && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+}
+
+/// JSON in which no object has a name twice. RFC 8259 §4 leaves open which of two counts: whoever reads the request before us
+/// could take the other one, and see another grant.
+struct Strict(Value);
+
+impl<'de> Deserialize<'de> for Strict {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Strict, D::Error> {
+        deserializer.deserialize_any(StrictVisitor).map(Strict)
+    }
+}
+
+struct StrictVisitor;
+
+impl<'de> Visitor<'de> for StrictVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut array = WipedJson(Value::Array(Vec::new()));
+        while let Some(Strict(item)) = items.next_element()? {
+            if let Some(array) = array.0.as_array_mut() {
+                array.push(item);
             }
         }
+        Ok(array.0.take())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut object = WipedJson(Value::Object(Map::new()));
+        while let Some((name, Strict(value))) = entries.next_entry::<String, Strict>()? {
+            if let Some(object) = object.0.as_object_mut()
+                && let Some(previous) = object.insert(name, value)
+            {
+                drop(WipedJson(previous));
+                return Err(serde::de::Error::custom("a name stands twice"));
+            }
+        }
+        Ok(object.0.take())
     }
 }

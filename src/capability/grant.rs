@@ -4,7 +4,7 @@ use crate::fields::{FieldError, Fields};
 use crate::secret::WipedJson;
 use crate::{Authority, Secret};
 use core::fmt;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 /// The longest uri. AWS's own endpoints take far less; a bound for what one record may hold.
 const MAX_URI: usize = 8_192;
@@ -202,8 +202,9 @@ fn is_header_name(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }
 
+/// What Envoy routes by, which the filter sets itself.
 fn is_gateways_own(name: &str) -> bool {
-    name.starts_with("x-envoy-") || name.starts_with("x-membrane-")
+    name.starts_with("x-envoy-") || name.starts_with("x-membrane-") || name == "x-forwarded-proto"
 }
 
 impl Grant {
@@ -250,15 +251,15 @@ impl Grant {
         Ok(Grant { target, method, allow_query, allow_query_names, headers, allow_headers, timeout_ms, hmac })
     }
 
-    /// The form that [`Grant::take`] reads.
-    pub(crate) fn to_json(&self) -> Value {
+    /// The form that [`Grant::take`] reads. It holds secrets: whoever asks for it wipes it.
+    pub(crate) fn to_json(&self) -> Map<String, Value> {
+        // Values are moved in, never interpolated by `json!`, which would copy them and leave the copies unwiped.
         let text = |secret: &Secret| Value::from(secret.expose_str().unwrap_or_default());
-        let mut json = json!({"uri": self.target.to_uri()});
+        let mut json = Map::new();
         let mut set = |field: &str, value: Value| {
-            if let Some(map) = json.as_object_mut() {
-                map.insert(field.to_owned(), value);
-            }
+            json.insert(field.to_owned(), value);
         };
+        set("uri", self.target.to_uri().into());
         if let Some(method) = self.method {
             set("method", method.into());
         }
@@ -280,16 +281,17 @@ impl Grant {
             set("timeoutMs", timeout.into());
         }
         if let Some(Hmac::Aws4(credential)) = &self.hmac {
-            let mut aws4 = json!({
-                "awsAccessKeyId": credential.access_key_id,
-                "region": credential.region,
-                "service": credential.service,
-                "secretAccessKey": text(&credential.secret_access_key),
-            });
-            if let (Some(token), Some(map)) = (&credential.session_token, aws4.as_object_mut()) {
-                map.insert("sessionToken".to_owned(), text(token));
+            let mut aws4 = Map::new();
+            aws4.insert("awsAccessKeyId".into(), credential.access_key_id.clone().into());
+            aws4.insert("region".into(), credential.region.clone().into());
+            aws4.insert("service".into(), credential.service.clone().into());
+            aws4.insert("secretAccessKey".into(), text(&credential.secret_access_key));
+            if let Some(token) = &credential.session_token {
+                aws4.insert("sessionToken".into(), text(token));
             }
-            set("hmac", json!({"aws4-hmac-sha256": aws4}));
+            let mut hmac = Map::new();
+            hmac.insert("aws4-hmac-sha256".into(), aws4.into());
+            set("hmac", hmac.into());
         }
         json
     }
@@ -354,13 +356,13 @@ fn allowed_name(name: String) -> Result<String, String> {
 fn take_headers(fields: &mut Fields, signed: bool) -> Result<Vec<Header>, FieldError> {
     let Some(object) = fields.object("headers")? else { return Ok(Vec::new()) };
     let mut headers: Vec<Header> = Vec::new();
-    for (name, value) in object.into_entries() {
+    // Wiped as a whole if a rule ends this early.
+    for (name, mut value) in object.into_entries() {
         let error = |rule: String| FieldError::new("headers", rule);
-        let Value::String(value) = value else {
-            drop(WipedJson(value));
+        let Value::String(value) = &mut value.0 else {
             return Err(error("must be an object of strings".into()));
         };
-        let value = Secret::from_string(value);
+        let value = Secret::from_string(core::mem::take(value));
         let name = name.to_ascii_lowercase();
         if HOP_BY_HOP.contains(&name.as_str()) {
             continue;

@@ -202,10 +202,11 @@ pub(crate) fn http_call(cluster: &str, headers: &[u8], timeout_milliseconds: u32
     (status == STATUS_OK).then_some(call)
 }
 
-/// Makes the following calls act on another context.
-pub(crate) fn set_effective_context(context: u32) {
+/// Makes the following calls act on another context; `false` if there is none of that number.
+pub(crate) fn set_effective_context(context: u32) -> bool {
     // SAFETY: no memory is passed.
-    unsafe { raw::proxy_set_effective_context(context) };
+    let status = unsafe { raw::proxy_set_effective_context(context) };
+    status == STATUS_OK
 }
 
 fn define_metric(kind: u32, name: &str) -> Option<u32> {

@@ -2,7 +2,7 @@
 //! carries the steps out.
 
 use crate::abi_numbers::HeadersStatus;
-use crate::feed::{Now, Position};
+use crate::feed::{Generation, Now, Position};
 use crate::incoming::Incoming;
 use crate::opened::Opened;
 use crate::outgoing;
@@ -24,6 +24,8 @@ pub struct Proof {
     pub as_of: Position,
     /// When the question was sent that said so.
     pub asked: Now,
+    /// In which generation of the feed that was.
+    pub generation: Generation,
 }
 
 /// Where an exchange stands.
@@ -135,6 +137,16 @@ impl Exchange {
         self.body.trailers
     }
 
+    /// What it takes to hold this request, in bytes.
+    pub fn size(&self) -> usize {
+        self.incoming.size() + core::mem::size_of::<Exchange>()
+    }
+
+    /// Whether body callbacks are to be expected while it is held.
+    pub fn expects_body_callbacks(&self) -> bool {
+        !self.held_whole
+    }
+
     /// Whether a body was announced of which nothing has come.
     pub fn awaits_first_byte(&self) -> bool {
         !self.body.ended && self.body.held == 0 && !self.held_whole
@@ -152,8 +164,7 @@ impl Exchange {
         if plan.mode == Mode::Hash && self.held_whole {
             // Held so that no byte comes before it is let go, and let go only when it is signed: it cannot be hashed any more.
             return Err(Reply::bad_request(
-                "x-amz-content-sha256 is not used for this capability (it sends a session token), so that the body must be \
-                 hashed here: send content-length",
+                "the body must be hashed here: send content-length, and no chunks",
             ));
         }
         self.stage = Stage::Ready { opened, plan, proof };

@@ -76,7 +76,7 @@ pub enum Verdict {
     Clean,
     /// Something was.
     Revoked,
-    /// The position is of another epoch, or older than the window: ask again.
+    /// The position is of another epoch or another generation of the feed, or older than the window: ask again.
     Gap,
     /// The feed has not answered yet, so there is nothing to compare with.
     NoPosition,
@@ -107,10 +107,16 @@ struct Answer {
     slot_key: String,
 }
 
+/// How often the feed began anew. What was known in one generation of the feed says nothing in the next: a revocation that was
+/// heard, and acknowledged, before it began anew is no longer in the window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Generation(u64);
+
 /// The feed as one worker follows it.
 pub struct Feed {
     staleness: Duration,
     watcher: [u8; 16],
+    generation: Generation,
     position: Option<Position>,
     leased: Option<Now>,
     slot_key: Option<Zeroizing<[u8; 32]>>,
@@ -126,6 +132,7 @@ impl Feed {
         Feed {
             staleness,
             watcher,
+            generation: Generation(0),
             position: None,
             leased: None,
             slot_key: None,
@@ -138,6 +145,11 @@ impl Feed {
     /// Whether everything that was revoked up to `staleness` ago is known: the last answer's question was sent within it.
     pub fn is_current(&self, now: &Now) -> bool {
         self.leased.is_some_and(|sent| now.is_within(&sent, self.staleness))
+    }
+
+    /// Which generation of the feed this is: an answer must be judged in the one in which it was asked for.
+    pub fn generation(&self) -> Generation {
+        self.generation
     }
 
     /// Where the worker stands.
@@ -165,10 +177,11 @@ impl Feed {
         (self.staleness / 3).min(MAX_HOLD)
     }
 
-    /// The question's path. What was heard so far is acknowledged by it.
-    pub fn path(&self) -> String {
+    /// The question's path. What was heard so far is acknowledged by it. Without a lease the answer is wanted at once.
+    pub fn path(&self, now: &Now) -> String {
         // A lease that is no whole number of seconds is said to be longer: the registry waits for it to run out.
-        let (hold, lease) = (self.hold().as_millis(), self.staleness.as_millis().div_ceil(1_000));
+        let hold = if self.is_current(now) { self.hold() } else { Duration::ZERO };
+        let (hold, lease) = (hold.as_millis(), self.staleness.as_millis().div_ceil(1_000));
         let watcher = B64.encode(self.watcher);
         let after = match self.position {
             None => String::new(),
@@ -177,8 +190,16 @@ impl Feed {
         format!("/v1/events?{after}hold={hold}&watcher={watcher}&lease={lease}")
     }
 
-    /// What is known of `units` since `as_of`.
-    pub fn verdict(&self, units: impl Iterator<Item = Unit>, as_of: &Position) -> Verdict {
+    /// What is known of `units` since `as_of`, which was asked for in `generation`.
+    pub fn verdict(
+        &self,
+        units: impl Iterator<Item = Unit>,
+        as_of: &Position,
+        generation: Generation,
+    ) -> Verdict {
+        if generation != self.generation {
+            return Verdict::Gap;
+        }
         let Some(position) = self.position else { return Verdict::NoPosition };
         if as_of.epoch != position.epoch || as_of.seq < self.floor {
             return Verdict::Gap;
@@ -212,7 +233,7 @@ impl Feed {
         let arrives = answer.position.seq.checked_sub(position.seq) == u64::try_from(count).ok();
         if answer.position.epoch != position.epoch || !contiguous || !arrives || count > MAX_EVENTS {
             // A registry that skips or repeats cannot be followed: begin again, and hold nothing meanwhile.
-            *self = Feed::new(self.staleness, self.watcher);
+            self.begin_anew();
             return Change::StartOver;
         }
         let mut revoked = Vec::with_capacity(count);
@@ -235,8 +256,14 @@ impl Feed {
         Change::Revoked(revoked)
     }
 
-    fn start_over(&mut self, position: Position, sent: Now, slot_key: Zeroizing<[u8; 32]>) -> Change {
+    fn begin_anew(&mut self) {
+        let generation = Generation(self.generation.0 + 1);
         *self = Feed::new(self.staleness, self.watcher);
+        self.generation = generation;
+    }
+
+    fn start_over(&mut self, position: Position, sent: Now, slot_key: Zeroizing<[u8; 32]>) -> Change {
+        self.begin_anew();
         self.floor = position.seq;
         self.position = Some(position);
         self.leased = Some(sent);
@@ -303,7 +330,8 @@ pub(crate) mod tests {
             feed.on_answer(at(1), 200, &answer(1, 12, &[(11, 7), (12, 8)])),
             Change::Revoked(vec![unit(7), unit(8)])
         );
-        let verdict = |units: &[u8], as_of| feed.verdict(units.iter().map(|n| unit(*n)), &as_of);
+        let verdict =
+            |units: &[u8], as_of| feed.verdict(units.iter().map(|n| unit(*n)), &as_of, feed.generation());
         assert_eq!(verdict(&[1, 7], position(1, 10)), Verdict::Revoked);
         assert_eq!(
             verdict(&[1, 7], position(1, 11)),
@@ -316,7 +344,11 @@ pub(crate) mod tests {
         assert_eq!(verdict(&[1], position(1, 9)), Verdict::Gap);
         assert_eq!(verdict(&[1], position(2, 12)), Verdict::Gap);
         assert_eq!(
-            Feed::new(Duration::from_secs(1), [0; 16]).verdict([].into_iter(), &position(1, 1)),
+            Feed::new(Duration::from_secs(1), [0; 16]).verdict(
+                [].into_iter(),
+                &position(1, 1),
+                Generation(0)
+            ),
             Verdict::NoPosition
         );
     }
@@ -356,18 +388,22 @@ pub(crate) mod tests {
         }
         assert_eq!(feed.window.len(), WINDOW);
         assert!(feed.latest.len() <= WINDOW);
-        assert_eq!(feed.verdict([unit(250)].into_iter(), &position(1, 10)), Verdict::Gap);
-        assert_eq!(feed.verdict([unit(250)].into_iter(), &position(1, seq - 4_000)), Verdict::Clean);
+        assert_eq!(feed.verdict([unit(250)].into_iter(), &position(1, 10), feed.generation()), Verdict::Gap);
+        assert_eq!(
+            feed.verdict([unit(250)].into_iter(), &position(1, seq - 4_000), feed.generation()),
+            Verdict::Clean
+        );
     }
 
     #[test]
     fn the_question_acknowledges_what_was_heard() {
         let feed = begun();
-        let path = feed.path();
+        let path = feed.path(&at(1));
         assert!(
             path.starts_with(&format!("/v1/events?epoch={}&after=10&hold=20000&watcher=", epoch(1))),
             "{path}"
         );
         assert!(path.ends_with("&lease=60"));
+        assert!(feed.path(&at(100)).contains("&hold=0&"), "without a lease the answer is wanted at once");
     }
 }

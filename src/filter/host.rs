@@ -71,11 +71,13 @@ struct Envoy {
 }
 
 impl Envoy {
-    fn act_on(&mut self, context: u32) {
-        if self.effective != context {
-            abi::set_effective_context(context);
+    /// Makes the following calls act on `context`; `false` if the host has none of that number, whereupon nothing must be done:
+    /// it would be done to another.
+    fn act_on(&mut self, context: u32) -> bool {
+        if self.effective != context && abi::set_effective_context(context) {
             self.effective = context;
         }
+        self.effective == context
     }
 }
 
@@ -113,12 +115,16 @@ impl Host for Envoy {
     }
 
     fn request_headers(&mut self, context: ContextId) -> Option<Pairs> {
-        self.act_on(context);
+        if !self.act_on(context) {
+            return None;
+        }
         Pairs::parse(abi::header_map(MAP_REQUEST_HEADERS)?)
     }
 
     fn set_request_headers(&mut self, context: ContextId, outgoing: &Outgoing) -> bool {
-        self.act_on(context);
+        if !self.act_on(context) {
+            return false;
+        }
         match pairs::encode(outgoing.iter()) {
             Ok(bytes) => abi::set_header_map(MAP_REQUEST_HEADERS, &bytes),
             Err(pairs::TooLarge) => false,
@@ -126,24 +132,31 @@ impl Host for Envoy {
     }
 
     fn remove_request_header(&mut self, context: ContextId, name: &[u8]) {
-        self.act_on(context);
-        abi::remove_header(MAP_REQUEST_HEADERS, name);
+        if self.act_on(context) {
+            abi::remove_header(MAP_REQUEST_HEADERS, name);
+        }
     }
 
     fn clear_request_trailers(&mut self, context: ContextId) {
-        self.act_on(context);
+        if !self.act_on(context) {
+            return;
+        }
         if let Ok(none) = pairs::encode(core::iter::empty()) {
             abi::set_header_map(MAP_REQUEST_TRAILERS, &none);
         }
     }
 
     fn request_body(&mut self, context: ContextId, range: Range<usize>) -> Option<Vec<u8>> {
-        self.act_on(context);
+        if !self.act_on(context) {
+            return None;
+        }
         abi::buffer(BUFFER_REQUEST_BODY, range.start, range.len())
     }
 
     fn reply(&mut self, context: ContextId, reply: &Reply) {
-        self.act_on(context);
+        if !self.act_on(context) {
+            return;
+        }
         let content_type = ("content-type", "application/json");
         let headers = core::iter::once(content_type).chain(reply.header());
         if let Ok(headers) = pairs::encode(headers.map(|(name, value)| (name.as_bytes(), value.as_bytes()))) {
@@ -152,13 +165,16 @@ impl Host for Envoy {
     }
 
     fn resume(&mut self, context: ContextId) {
-        self.act_on(context);
-        abi::continue_stream(STREAM_REQUEST);
+        if self.act_on(context) {
+            abi::continue_stream(STREAM_REQUEST);
+        }
     }
 
     fn get(&mut self, cluster: &str, authority: &str, path: &str, timeout: Duration) -> Option<CallId> {
         // A call belongs to the context that makes it and dies with it; the worker's must outlive the request that asked first.
-        self.act_on(self.root);
+        if !self.act_on(self.root) {
+            return None;
+        }
         let headers = [
             (":method", "GET"),
             (":scheme", "https"),
@@ -260,7 +276,11 @@ extern "C" fn proxy_on_configure(root: u32, length: usize) -> u32 {
     abi::set_tick(u32::try_from(TICK.as_millis()).unwrap_or(100));
     VM.with(|vm| match vm.try_borrow_mut() {
         Ok(mut vm) => {
-            vm.workers.insert(root, Worker::new(config, watcher));
+            let worker = match vm.workers.remove(&root) {
+                Some(worker) => worker.reconfigured(&mut Envoy { root, effective: root }, config, watcher),
+                None => Worker::new(config, watcher),
+            };
+            vm.workers.insert(root, worker);
             abi::log(
                 LogLevel::Info,
                 concat!("the membrane filter ", env!("CARGO_PKG_VERSION"), " is configured"),

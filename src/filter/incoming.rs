@@ -120,9 +120,15 @@ impl Incoming {
         Ok(first)
     }
 
-    /// Whether the headers promise a body that need not be held to be hashed.
+    /// Whether the headers promise a body in chunks, which is never held to be hashed.
     pub fn promises_streaming(&self) -> bool {
-        self.headers().any(|(name, _)| name == b"x-amz-content-sha256")
+        self.headers()
+            .any(|(name, value)| name == b"x-amz-content-sha256" && value.starts_with(b"STREAMING-"))
+    }
+
+    /// What it takes to hold these headers, in bytes.
+    pub fn size(&self) -> usize {
+        self.pairs.size()
     }
 }
 

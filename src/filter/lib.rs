@@ -20,8 +20,10 @@ pub mod outgoing;
 pub mod pairs;
 pub mod payload;
 pub mod reply;
+mod requests;
 pub mod slots;
 pub mod stats;
+mod warnings;
 pub mod worker;
 
 pub use worker::{Host, Worker};

@@ -3,7 +3,9 @@
 use capability::{Aws4Credential, Grant, Hmac, LookupId, Scheme, Token, Unit, Units};
 use core::cell::RefCell;
 use core::fmt;
-use signing::aws4::{self, Credential, Service, SessionToken, Signer};
+use hashbrown::HashSet;
+use signing::aws4::{self, Credential, Query, Service, SessionToken, Signer};
+use std::hash::RandomState;
 
 /// What payload modes need to know of how a grant signs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +30,10 @@ pub(crate) enum Route {
 
 /// A grant that was opened with its token, and all that follows from it alone.
 pub struct Opened {
+    /// Without its `hmac`, which became the route's signer: a secret is kept once.
     pub(crate) grant: Grant,
+    /// The decoded names of the uri's own query.
+    pub(crate) own_query: HashSet<Vec<u8>, RandomState>,
     pub(crate) route: Route,
     lookup: LookupId,
     units: Units,
@@ -43,15 +48,16 @@ impl Opened {
     /// Prepares `grant`, which `token` opened.
     pub fn new(
         token: &Token,
-        grant: Grant,
+        mut grant: Grant,
         units: Units,
         expires_at: Option<u64>,
     ) -> Result<Opened, NotSignable> {
-        let route = match &grant.hmac {
+        let route = match grant.hmac.take() {
             None => Route::Plain,
-            Some(Hmac::Aws4(credential)) => signed_route(&grant, credential).ok_or(NotSignable)?,
+            Some(Hmac::Aws4(credential)) => signed_route(&grant, &credential).ok_or(NotSignable)?,
         };
-        Ok(Opened { grant, route, lookup: token.lookup_id(), units, expires_at })
+        let own_query = names(grant.target.query.as_deref().unwrap_or_default());
+        Ok(Opened { grant, own_query, route, lookup: token.lookup_id(), units, expires_at })
     }
 
     /// How it signs, if it does.
@@ -79,13 +85,24 @@ impl Opened {
         let names: usize =
             grant.allow_headers.iter().chain(&grant.allow_query_names).map(|name| name.len() + 24).sum();
         let target = grant.target.path.len() + grant.target.query.as_deref().map_or(0, str::len);
-        let token = match &grant.hmac {
-            Some(Hmac::Aws4(credential)) => credential.session_token.as_ref().map_or(0, |t| t.expose().len()),
+        let query: usize = self.own_query.iter().map(|name| name.len() + 128).sum();
+        let signer = match self.signing() {
+            Some(signing) => SIGNER_SIZE + if signing.has_session_token { MAX_TOKEN_SIZE } else { 0 },
             None => 0,
         };
-        2_048 + headers + names + 6 * target + 2 * token + self.units.size()
+        // Each unit stands in the record, and in the cache's index of what depends on it.
+        OWN_SIZE + signer + headers + names + 12 * target + query + self.units.iter().len() * 2 * UNIT_SIZE
     }
 }
+
+/// The structure itself, with its short strings.
+const OWN_SIZE: usize = 1_024;
+/// A signer: HMAC states, and the canonical request that it keeps (`signing`'s `LONGEST_KEPT`).
+const SIGNER_SIZE: usize = 6_144;
+/// A session token, as long as an export lets it be.
+const MAX_TOKEN_SIZE: usize = 8_192;
+/// A unit's share of two tables.
+const UNIT_SIZE: usize = 160;
 
 impl fmt::Debug for Opened {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -128,6 +145,20 @@ fn signed_route(grant: &Grant, credential: &Aws4Credential) -> Option<Route> {
     };
     let signer = Signer::new(credential, region, service).ok()?;
     Some(Route::Aws4 { target: Box::new(target), signer: Box::new(RefCell::new(signer)), signing })
+}
+
+/// The decoded names of a query.
+fn names(query: &str) -> HashSet<Vec<u8>, RandomState> {
+    let found = RefCell::new(HashSet::with_hasher(RandomState::new()));
+    if let Ok(query) = Query::parse(query.as_bytes()) {
+        let _ = query.only(|name| {
+            if let Ok(mut found) = found.try_borrow_mut() {
+                found.insert(name.to_vec());
+            }
+            true
+        });
+    }
+    found.into_inner()
 }
 
 #[cfg(test)]

@@ -35,6 +35,12 @@ impl Outgoing {
     }
 }
 
+/// Most parameters of a requester's query: each is decoded, judged and sorted.
+const MAX_QUERY_PAIRS: usize = 256;
+
+/// The longest name of a requester's that a message repeats.
+const MAX_SHOWN_NAME: usize = 64;
+
 /// What becomes of one header of the requester's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
@@ -63,19 +69,15 @@ fn is_allowed_by_default(name: &[u8]) -> bool {
         )
 }
 
-/// Never let through, whatever a grant says: an export that names them is refused, and this holds for records of any age.
-fn is_never_allowed(name: &[u8]) -> bool {
+/// What decides of routing and framing: neither a requester nor a pinned header has a say in it.
+fn is_gateways_own(name: &[u8]) -> bool {
     name.starts_with(b"x-envoy-")
-        || name.starts_with(b"x-forwarded-")
         || name.starts_with(b"x-membrane-")
         || matches!(
             name,
-            b"authorization"
-                | b"connection"
+            b"connection"
                 | b"content-length"
-                | b"cookie"
                 | b"expect"
-                | b"forwarded"
                 | b"host"
                 | b"keep-alive"
                 | b"proxy-authenticate"
@@ -85,6 +87,19 @@ fn is_never_allowed(name: &[u8]) -> bool {
                 | b"trailer"
                 | b"transfer-encoding"
                 | b"upgrade"
+                | b"x-forwarded-proto"
+        )
+}
+
+/// Never let through, whatever a grant says: an export that names them is refused, and this holds for records of any age.
+fn is_never_allowed(name: &[u8]) -> bool {
+    is_gateways_own(name)
+        || name.starts_with(b"x-forwarded-")
+        || matches!(
+            name,
+            b"authorization"
+                | b"cookie"
+                | b"forwarded"
                 | b"x-amz-content-sha256"
                 | b"x-amz-date"
                 | b"x-amz-s3session-token"
@@ -223,6 +238,9 @@ pub fn build_control(incoming: &Incoming, authority: &str) -> Result<Outgoing, R
             matches!(name, b"id" | b"lastId" | b"limit" | b"wait")
         })
         .collect();
+    if !known.iter().copied().flatten().all(|byte| byte.is_ascii_graphic() && *byte != b'#') {
+        return Err(Reply::bad_request("the query must be percent-encoded"));
+    }
     let mut path = b"/".to_vec();
     if !known.is_empty() {
         path.push(b'?');
@@ -260,18 +278,23 @@ fn copy_headers(incoming: &Incoming, opened: &Opened, plan: Plan, out: &mut Outg
         .join(&b',');
     // Several services speak two protocols at one path, told apart by target and content type together: a pinned target must not
     // be read in the other protocol's way.
-    let target_is_pinned = opened.grant.headers.iter().any(|header| header.name == "x-amz-target");
+    let is_pinned = |name: &str| opened.grant.headers.iter().any(|header| header.name == name);
+    let protocol_is_open = is_pinned("x-amz-target") && !is_pinned("content-type");
+    let mut protocol_is_said = false;
     for (name, value) in incoming.headers() {
         match fate(name, opened, plan, &connection) {
-            Fate::Pass if target_is_pinned && name == b"content-type" && !is_amz_json(value) => {
-                return Err(Reply::bad_request(
-                    "this capability pins x-amz-target: content-type must be application/x-amz-json-1.0 or -1.1",
-                ));
+            Fate::Pass if protocol_is_open && name == b"content-type" => {
+                if !is_amz_json(value) || protocol_is_said {
+                    return Err(Reply::bad_request(WHICH_PROTOCOL));
+                }
+                protocol_is_said = true;
+                out.set(name.to_vec(), value);
             }
             Fate::Pass => out.set(name.to_vec(), value),
             Fate::Drop => out.dropped += 1,
             Fate::Refuse => {
-                let name = String::from_utf8_lossy(name).into_owned();
+                let shown = name.get(..MAX_SHOWN_NAME).unwrap_or(name);
+                let name = String::from_utf8_lossy(shown);
                 return Err(Reply::bad_request(format!(
                     "{name} is not let through by this capability: leave it out, or have the capability exported with it in \
                      allowHeaders"
@@ -279,13 +302,22 @@ fn copy_headers(incoming: &Incoming, opened: &Opened, plan: Plan, out: &mut Outg
             }
         }
     }
-    for pinned in &opened.grant.headers {
+    if protocol_is_open && !protocol_is_said {
+        return Err(Reply::bad_request(WHICH_PROTOCOL));
+    }
+    // An export refuses to pin what is the gateway's to set; records may be older than that rule.
+    for pinned in opened.grant.headers.iter().filter(|pinned| !is_gateways_own(pinned.name.as_bytes())) {
         out.set(pinned.name.clone().into_bytes(), pinned.value.expose());
     }
     Ok(())
 }
 
+const WHICH_PROTOCOL: &str = "this capability pins x-amz-target: send one content-type, application/x-amz-json-1.0 or application/x-amz-json-1.1";
+
 fn is_amz_json(value: &[u8]) -> bool {
+    if value.contains(&b',') {
+        return false;
+    }
     let kind = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
     kind.eq_ignore_ascii_case(b"application/x-amz-json-1.0")
         || kind.eq_ignore_ascii_case(b"application/x-amz-json-1.1")
@@ -336,17 +368,20 @@ fn sign(
 fn requesters_query<'a>(incoming: &'a Incoming, opened: &Opened) -> Result<Option<&'a [u8]>, Reply> {
     let (_, query) = incoming.path_and_query();
     let lets = opened.grant.allow_query || !opened.grant.allow_query_names.is_empty();
-    Ok(query.filter(|query| lets && !query.is_empty()))
+    let query = query.filter(|query| lets && !query.is_empty());
+    if query.is_some_and(|query| query.split(|byte| *byte == b'&').count() > MAX_QUERY_PAIRS) {
+        return Err(Reply::bad_request(format!("a query may have at most {MAX_QUERY_PAIRS} parameters")));
+    }
+    Ok(query)
 }
 
 /// Names that are X-Amz-* are signatures of their own (presigned requests); names that the grant's uri has are the grant's.
 /// With `allowQueryNames` every other name is refused: dropping part of what somebody asked is dangerous.
 fn own_names_win(opened: &Opened, extra: Query) -> Result<Query, Reply> {
     let refused = Cell::new(None);
-    let own: Vec<Vec<u8>> = names(opened.grant.target.query.as_deref().unwrap_or_default());
     let checked = extra.only(|name| {
-        if let Some(rule) = query_rule(opened, &own, name) {
-            refused.set(Some(rule));
+        if refused.get().is_none() {
+            refused.set(query_rule(opened, name));
         }
         true
     });
@@ -356,29 +391,17 @@ fn own_names_win(opened: &Opened, extra: Query) -> Result<Query, Reply> {
     }
 }
 
-fn query_rule(opened: &Opened, own: &[Vec<u8>], name: &[u8]) -> Option<&'static str> {
+fn query_rule(opened: &Opened, name: &[u8]) -> Option<&'static str> {
     let allowed = &opened.grant.allow_query_names;
     if name.to_ascii_lowercase().starts_with(b"x-amz-") {
         Some("query parameters named X-Amz-* are never let through")
-    } else if own.iter().any(|own| own == name) {
+    } else if opened.own_query.contains(name) {
         Some("a query parameter of the capability's own cannot be given again")
     } else if !allowed.is_empty() && !allowed.iter().any(|allowed| allowed.as_bytes() == name) {
         Some("a query parameter is not among those that this capability lets through (allowQueryNames)")
     } else {
         None
     }
-}
-
-/// The decoded names of a query.
-fn names(query: &str) -> Vec<Vec<u8>> {
-    let found = core::cell::RefCell::new(Vec::new());
-    if let Ok(query) = Query::parse(query.as_bytes()) {
-        let _ = query.only(|name| {
-            found.borrow_mut().push(name.to_vec());
-            true
-        });
-    }
-    found.into_inner()
 }
 
 /// Path and query where nothing is signed: the grant's own byte for byte, then the requester's as it came, if it is visible ASCII.
@@ -392,8 +415,9 @@ fn plain_path(opened: &Opened, query: Option<&[u8]>) -> Result<Vec<u8>, Reply> {
         separator = b'&';
     }
     if let Some(query) = query {
-        if !query.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'#') {
-            return Err(Reply::bad_request("the query must be percent-encoded"));
+        // It is sent as it came. `;` separates parameters for some upstreams, and would carry names past the check below.
+        if !query.iter().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'#' | b';')) {
+            return Err(Reply::bad_request("the query must be percent-encoded (a ; is %3B)"));
         }
         let parsed =
             Query::parse(query).map_err(|_| Reply::bad_request("the query must be percent-encoded"))?;

@@ -53,6 +53,11 @@ impl Pairs {
         self.spans.iter().map(|(name, value)| (self.bytes_of(name), self.bytes_of(value)))
     }
 
+    /// Bytes of memory.
+    pub fn size(&self) -> usize {
+        self.bytes.capacity() + self.spans.capacity() * core::mem::size_of::<(Range<usize>, Range<usize>)>()
+    }
+
     fn bytes_of(&self, span: &Range<usize>) -> &[u8] {
         self.bytes.get(span.clone()).unwrap_or_default()
     }

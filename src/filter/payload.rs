@@ -55,6 +55,13 @@ pub fn plan(incoming: &Incoming, signing: Option<&Signing>, max_body: usize) -> 
             if !decoded.is_some_and(|digits| !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)) {
                 return Err(Reply::length_required());
             }
+            let checksum = |name: &[u8]| name.trim_ascii().starts_with(b"x-amz-checksum-");
+            if incoming
+                .single("x-amz-trailer")?
+                .is_some_and(|names| !names.split(|b| *b == b',').all(checksum))
+            {
+                return Err(Reply::bad_request("x-amz-trailer may name x-amz-checksum-* alone"));
+            }
             Plan { mode: Mode::Stream(Payload::StreamingUnsignedTrailer), chunked: true }
         }
         Some(Payload::StreamingUnsignedTrailer) => {
@@ -142,6 +149,20 @@ mod tests {
                 false,
                 vec![trailer, decoded],
                 Ok(Mode::Stream(Payload::StreamingUnsignedTrailer)),
+            ),
+            (
+                "trailer, s3, a checksum",
+                Some(s3),
+                false,
+                vec![trailer, decoded, ("x-amz-trailer", "x-amz-checksum-crc32")],
+                Ok(Mode::Stream(Payload::StreamingUnsignedTrailer)),
+            ),
+            (
+                "trailer, s3, not a checksum",
+                Some(s3),
+                false,
+                vec![trailer, decoded, ("x-amz-trailer", "x-amz-checksum-crc32, x-amz-acl")],
+                Err(400),
             ),
             ("trailer, s3, no length", Some(s3), false, vec![trailer, large], Err(411)),
             ("trailer, s3 in the clear", Some(s3_http), false, vec![trailer, decoded], Err(400)),

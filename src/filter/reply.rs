@@ -102,6 +102,13 @@ impl Reply {
         reply
     }
 
+    /// 503: too many requests are being held.
+    pub fn overloaded() -> Reply {
+        let mut reply = Reply::unavailable();
+        reply.message = "the gateway holds too many unfinished requests at the moment: try again".into();
+        reply
+    }
+
     /// The header beside `content-type`, if there is one.
     pub fn header(&self) -> Option<(&'static str, &'static str)> {
         self.header

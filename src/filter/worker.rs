@@ -1,20 +1,24 @@
 //! One worker's filter: what it knows, and how events from Envoy move it. Everything here is native and tested against a
 //! simulated Envoy; [`Host`] is all that it asks of a real one.
 
+mod following;
+mod lookups;
+
 use crate::abi_numbers::{DataStatus, HeadersStatus, TrailersStatus};
 use crate::cache::{Cache, Cached};
 use crate::config::Config;
 use crate::exchange::{Exchange, Proof, Stage, Step};
-use crate::feed::{Change, Feed, Now, Verdict};
+use crate::feed::{self, Feed, Now, Verdict};
 use crate::incoming::{Arrival, Incoming, ROUTE_HEADER};
-use crate::lookup::{Answer, Found, Negative, Sealed};
+use crate::lookup::Negative;
 use crate::opened::Opened;
 use crate::outgoing::{self, Outgoing};
 use crate::pairs::Pairs;
 use crate::payload;
 use crate::reply::{Outcome, Reply};
-use crate::slots;
+use crate::requests::{Held, Requests};
 use crate::stats::{Counter, Stats};
+use crate::warnings::{Warning, Warnings};
 use capability::{LookupId, Token};
 use core::time::Duration;
 use hashbrown::HashMap;
@@ -28,15 +32,10 @@ pub type CallId = u32;
 
 /// How often [`Worker::on_tick`] wants to be called: the delay of a first poll and of metrics.
 pub const TICK: Duration = Duration::from_millis(100);
-/// Most lookups under way. Past it requests are answered 503: a flood of random tokens must not become one of calls.
-const MAX_LOOKUPS: usize = 1_024;
-/// How often one request's lookup is repeated because the registry failed at once, or its answer was overtaken.
-const MAX_ATTEMPTS: u8 = 3;
+/// Most memory for requests that are held, and so for their headers: 64 MiB of the 1 GiB that a VM has.
+const MAX_HELD_BYTES: usize = 64 * 1024 * 1024;
 /// Between failed polls of the feed: at first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LAST_PAUSE: Duration = Duration::from_secs(2);
-/// An answer without events that comes sooner than this was not held back.
-const MIN_HOLD: Duration = Duration::from_millis(50);
 /// Without a single body callback in a worker's life, a request whose body has not begun after this long is answered: either
 /// its client is very slow, or Envoy was not told to call us.
 const FIRST_BYTE: Duration = Duration::from_secs(15);
@@ -81,21 +80,13 @@ enum Call {
 struct Pending {
     waiters: Vec<ContextId>,
     asked: Now,
+    generation: feed::Generation,
     attempts: u8,
 }
 
 enum Poll {
     Idle { due: Duration, pause: Duration },
     Asked { at: Now, pause: Duration },
-}
-
-enum Held {
-    /// Waiting for a record or for its body.
-    Waiting(Box<Exchange>),
-    /// Signed, its body streaming: only its trailers are still ours.
-    Streaming,
-    /// Answered by us.
-    Answered,
 }
 
 /// What became of a request that was moved on.
@@ -113,8 +104,9 @@ pub struct Worker {
     negative: Negative,
     pending: HashMap<LookupId, Pending, RandomState>,
     calls: HashMap<CallId, Call, RandomState>,
-    held: HashMap<ContextId, Held, RandomState>,
+    requests: Requests,
     poll: Poll,
+    warnings: Warnings,
     stats: Stats,
     body_callback_seen: bool,
     slow_first_bytes_checked: Duration,
@@ -129,7 +121,8 @@ impl Worker {
             negative: Negative::default(),
             pending: HashMap::with_hasher(RandomState::new()),
             calls: HashMap::with_hasher(RandomState::new()),
-            held: HashMap::with_hasher(RandomState::new()),
+            requests: Requests::default(),
+            warnings: Warnings::default(),
             poll: Poll::Idle { due: Duration::ZERO, pause: FIRST_PAUSE },
             stats: Stats::default(),
             body_callback_seen: false,
@@ -159,25 +152,31 @@ impl Worker {
                     host.remove_request_header(context, ROUTE_HEADER);
                 }
                 self.stats.add(Counter::Passed, 1);
+                if !ended {
+                    self.requests.put(context, Held::Passed);
+                }
                 return HeadersStatus::Continue;
             }
             Arrival::Capability(incoming) => incoming,
         };
+        if self.requests.bytes().saturating_add(incoming.size()) > MAX_HELD_BYTES {
+            return self.refuse_headers(host, context, &Reply::overloaded());
+        }
         let now = host.now();
         match self.begin(host, context, incoming, now) {
             Ok(Moved::Sent) => {
                 if !ended {
-                    self.held.insert(context, Held::Streaming);
+                    self.requests.put(context, Held::Streaming);
                 }
                 HeadersStatus::Continue
             }
             Ok(Moved::Waiting(exchange)) => {
                 let status = exchange.hold();
-                self.held.insert(context, Held::Waiting(exchange));
+                self.requests.put(context, Held::Waiting(exchange));
                 status
             }
             Ok(Moved::Answered) => {
-                self.held.insert(context, Held::Answered);
+                self.requests.put(context, Held::Answered);
                 HeadersStatus::Stop
             }
             Err(reply) => self.refuse_headers(host, context, &reply),
@@ -192,28 +191,28 @@ impl Worker {
         size: usize,
         ended: bool,
     ) -> DataStatus {
-        self.body_callback_seen = true;
-        let mut exchange = match self.held.remove(&context) {
-            Some(Held::Waiting(exchange)) => exchange,
-            Some(Held::Answered) => {
-                self.held.insert(context, Held::Answered);
-                return DataStatus::StopNoBuffer;
-            }
-            Some(Held::Streaming) => {
-                self.held.insert(context, Held::Streaming);
-                return DataStatus::Continue;
-            }
-            None => return DataStatus::Continue,
+        let Some(mut exchange) = self.requests.take_waiting(context) else {
+            return match self.requests.get(context) {
+                Some(Held::Streaming | Held::Passed) => DataStatus::Continue,
+                // Answered by us, or never seen: nothing of it goes on.
+                _ => DataStatus::StopNoBuffer,
+            };
         };
+        self.body_callback_seen |= exchange.expects_body_callbacks();
         exchange.on_body(size, ended);
         match self.advance(host, context, exchange) {
             Moved::Waiting(exchange) => {
-                self.held.insert(context, Held::Waiting(exchange));
+                self.requests.put(context, Held::Waiting(exchange));
                 DataStatus::StopAndBuffer
             }
-            Moved::Sent => DataStatus::Continue,
+            Moved::Sent => {
+                if !ended {
+                    self.requests.put(context, Held::Streaming);
+                }
+                DataStatus::Continue
+            }
             Moved::Answered => {
-                self.held.insert(context, Held::Answered);
+                self.requests.put(context, Held::Answered);
                 DataStatus::StopNoBuffer
             }
         }
@@ -221,27 +220,25 @@ impl Worker {
 
     /// The body ended with trailers; they are dropped.
     pub fn on_request_trailers(&mut self, host: &mut impl Host, context: ContextId) -> TrailersStatus {
-        let mut exchange = match self.held.remove(&context) {
-            Some(Held::Waiting(exchange)) => exchange,
-            Some(Held::Streaming) => {
-                host.clear_request_trailers(context);
-                return TrailersStatus::Continue;
-            }
-            Some(Held::Answered) => {
-                self.held.insert(context, Held::Answered);
-                return TrailersStatus::Stop;
-            }
-            None => return TrailersStatus::Continue,
+        let Some(mut exchange) = self.requests.take_waiting(context) else {
+            return match self.requests.get(context) {
+                Some(Held::Streaming) => {
+                    host.clear_request_trailers(context);
+                    TrailersStatus::Continue
+                }
+                Some(Held::Passed) => TrailersStatus::Continue,
+                _ => TrailersStatus::Stop,
+            };
         };
         exchange.on_trailers();
         match self.advance(host, context, exchange) {
             Moved::Waiting(exchange) => {
-                self.held.insert(context, Held::Waiting(exchange));
+                self.requests.put(context, Held::Waiting(exchange));
                 TrailersStatus::Stop
             }
             Moved::Sent => TrailersStatus::Continue,
             Moved::Answered => {
-                self.held.insert(context, Held::Answered);
+                self.requests.put(context, Held::Answered);
                 TrailersStatus::Stop
             }
         }
@@ -250,7 +247,18 @@ impl Worker {
     /// The request is over, in whatever way.
     pub fn on_delete(&mut self, context: ContextId) {
         // A lookup that it waits for goes on: others may wait for it too, and it belongs to the worker.
-        self.held.remove(&context);
+        self.requests.remove(context);
+    }
+
+    /// A new configuration for requests that are under way: what waits is answered 503, since it was judged by the old one;
+    /// what streams goes on.
+    pub fn reconfigured(mut self, host: &mut impl Host, config: Config, watcher: [u8; 16]) -> Worker {
+        let waiting: Vec<ContextId> = self.requests.iter().map(|(context, _)| context).collect();
+        self.answer_all(host, waiting, &Reply::unavailable());
+        let mut worker = Worker::new(config, watcher);
+        worker.requests = self.requests;
+        worker.stats = self.stats;
+        worker
     }
 
     /// A call was answered; `status` is none if it failed.
@@ -285,7 +293,7 @@ impl Worker {
 
     fn refuse_missing_bodies(&mut self, host: &mut impl Host, now: Now) {
         let late: Vec<ContextId> = self
-            .held
+            .requests
             .iter()
             .filter(|(_, held)| match held {
                 Held::Waiting(exchange) => {
@@ -293,15 +301,18 @@ impl Worker {
                 }
                 _ => false,
             })
-            .map(|(context, _)| *context)
+            .map(|(context, _)| context)
             .collect();
         for context in late {
-            host.warn(
+            self.warnings.warn(
+                host,
+                Warning::LateBody,
+                now.monotonic,
                 "a request's body has not begun to arrive, and none ever has in this worker: if this happens to every request \
                  with a body, set allow_on_headers_stop_iteration: true in the filter's Envoy plugin configuration",
             );
             self.answer(host, context, &Reply::body_missing());
-            self.held.insert(context, Held::Answered);
+            self.requests.put(context, Held::Answered);
         }
     }
 
@@ -312,7 +323,7 @@ impl Worker {
 
     fn refuse_headers(&mut self, host: &mut impl Host, context: ContextId, reply: &Reply) -> HeadersStatus {
         self.answer(host, context, reply);
-        self.held.insert(context, Held::Answered);
+        self.requests.put(context, Held::Answered);
         HeadersStatus::Stop
     }
 
@@ -330,7 +341,14 @@ impl Worker {
             match self.cache.get(incoming.bearer()) {
                 Some(Cached::Control) => return self.forward_control(host, context, &incoming),
                 Some(Cached::Grant(opened)) => {
-                    return self.begin_ready(host, context, incoming, opened, Proof { as_of, asked }, now);
+                    return self.begin_ready(
+                        host,
+                        context,
+                        incoming,
+                        opened,
+                        Proof { as_of, asked, generation: self.feed.generation() },
+                        now,
+                    );
                 }
                 None => {}
             }
@@ -344,7 +362,14 @@ impl Worker {
             Some(Cached::Control) => return self.forward_control(host, context, &incoming),
             Some(Cached::Grant(opened)) => {
                 if let (Some(as_of), Some(asked)) = (self.feed.position(), self.feed.leased()) {
-                    return self.begin_ready(host, context, incoming, opened, Proof { as_of, asked }, now);
+                    return self.begin_ready(
+                        host,
+                        context,
+                        incoming,
+                        opened,
+                        Proof { as_of, asked, generation: self.feed.generation() },
+                        now,
+                    );
                 }
             }
             None => {}
@@ -363,6 +388,10 @@ impl Worker {
         proof: Proof,
         now: Now,
     ) -> Result<Moved, Reply> {
+        if matches!(self.judge(&opened, &proof, &now), Life::Dead) {
+            self.cache.forget(incoming.bearer());
+            return Err(Reply::unauthorized());
+        }
         outgoing::check(&incoming, &opened)?;
         let plan = payload::plan(&incoming, opened.signing(), self.config.max_body)?;
         let exchange = Box::new(Exchange::ready(incoming, opened, plan, proof, now));
@@ -480,8 +509,11 @@ impl Worker {
         if opened.is_expired(now.wall.as_secs()) {
             return Life::Dead;
         }
-        let verdict = self.feed.verdict(opened.units(), &proof.as_of);
-        let answer_is_fresh = now.is_within(&proof.asked, self.feed.staleness());
+        let verdict = self.feed.verdict(opened.units(), &proof.as_of, proof.generation);
+        // Without a lease of its own the worker is nobody whom a revocation waits for. What it was told just now admits the
+        // request that asked, and nothing later.
+        let just_now = self.config.registry.timeout.min(self.feed.staleness());
+        let answer_is_fresh = now.is_within(&proof.asked, just_now);
         match verdict {
             Verdict::Revoked => Life::Dead,
             Verdict::Clean if self.feed.is_current(now) || answer_is_fresh => Life::Alive,
@@ -490,299 +522,23 @@ impl Worker {
         }
     }
 
-    /// What another worker of this Envoy left about `lookup`, if it is authentic and nothing of it was revoked since.
-    fn read_slot(
-        &mut self,
-        host: &mut impl Host,
-        token: &Token,
-        lookup: LookupId,
-        now: &Now,
-    ) -> Option<Cached> {
-        if !self.config.shared_data || !self.feed.is_current(now) {
-            return None;
-        }
-        let slot_key = self.feed.slot_key()?;
-        let slot = host.shared(&slots::key(&lookup))?;
-        let answer = Answer::parse(200, slots::open(slot_key, &lookup, &slot)?)?;
-        let cached = match answer.found? {
-            Found::Control => Cached::Control,
-            Found::Grant(sealed) => {
-                let opened = sealed.open(token, lookup)?;
-                let clean = self.feed.verdict(opened.units(), &answer.as_of) == Verdict::Clean;
-                if !clean || opened.is_expired(now.wall.as_secs()) {
-                    return None;
-                }
-                Cached::Grant(Rc::new(opened))
-            }
-        };
-        self.stats.add(Counter::SlotHit, 1);
-        // A token's canonical text parses to itself.
-        if let Ok(token) = Token::parse(token.expose().as_bytes()) {
-            self.cache.insert(token, cached.clone());
-        }
-        Some(cached)
-    }
-
-    /// Waits for the lookup that is under way, or begins one. `Err`: it cannot be begun.
-    fn await_lookup(
-        &mut self,
-        host: &mut impl Host,
-        context: ContextId,
-        lookup: LookupId,
-        now: Now,
-    ) -> Result<(), Reply> {
-        if let Some(pending) = self.pending.get_mut(&lookup) {
-            pending.waiters.push(context);
-            return Ok(());
-        }
-        if self.pending.len() >= MAX_LOOKUPS {
-            return Err(Reply::unavailable());
-        }
-        self.ask_registry(host, lookup, Pending { waiters: vec![context], asked: now, attempts: 1 })
-            .map_err(|_| Reply::unavailable())
-    }
-
-    /// Sends a lookup; `Err` gives the waiters back.
-    fn ask_registry(
-        &mut self,
-        host: &mut impl Host,
-        lookup: LookupId,
-        pending: Pending,
-    ) -> Result<(), Pending> {
-        let registry = &self.config.registry;
-        let path = format!("/v1/records/{lookup}");
-        match host.get(&registry.cluster, &registry.authority, &path, registry.timeout) {
-            Some(call) => {
-                self.calls.insert(call, Call::Lookup(lookup));
-                self.pending.insert(lookup, pending);
-                Ok(())
-            }
-            None => {
-                self.stats.add(Counter::LookupFailed, 1);
-                host.warn("a lookup could not be sent: is registry.cluster the name of an Envoy cluster?");
-                Err(pending)
-            }
-        }
-    }
-
-    fn on_lookup(&mut self, host: &mut impl Host, lookup: LookupId, status: Option<u16>, body: &[u8]) {
-        let Some(mut pending) = self.pending.remove(&lookup) else { return };
-        let now = host.now();
-        let Some(answer) = status.and_then(|status| Answer::parse(status, body)) else {
-            self.stats.add(Counter::LookupFailed, 1);
-            let status = status.map_or("no answer".to_owned(), |status| format!("status {status}"));
-            host.warn(&format!("a lookup failed ({status})"));
-            // A connection that the registry had just closed is worth one more try; a registry that does not answer is not.
-            let at_once = now.is_within(&pending.asked, self.config.registry.timeout / 2);
-            if at_once && pending.attempts < MAX_ATTEMPTS {
-                pending.attempts += 1;
-                pending.asked = now;
-                if let Err(pending) = self.ask_registry(host, lookup, pending) {
-                    self.answer_all(host, pending.waiters, &Reply::unavailable());
-                }
-            } else {
-                self.answer_all(host, pending.waiters, &Reply::unavailable());
-            }
-            return;
-        };
-        match &answer.found {
-            None => {
-                self.stats.add(Counter::LookupUnknown, 1);
-                self.negative.insert(lookup, now.monotonic);
-                self.cache.revoke(capability::Unit::Lookup(lookup));
-                self.answer_all(host, pending.waiters, &Reply::unauthorized());
-            }
-            Some(Found::Control) => {
-                self.stats.add(Counter::LookupFound, 1);
-                self.leave_slot(host, &lookup, &now, body);
-                for context in pending.waiters {
-                    self.resume_control(host, context);
-                }
-            }
-            Some(Found::Grant(sealed)) => {
-                self.stats.add(Counter::LookupFound, 1);
-                let proof = Proof { as_of: answer.as_of, asked: pending.asked };
-                self.leave_slot(host, &lookup, &now, body);
-                self.resume_grants(host, lookup, sealed, proof, pending, now);
-            }
-        }
-    }
-
-    /// The record came: opens it for each request with the token that this request presents, and moves the request on.
-    fn resume_grants(
-        &mut self,
-        host: &mut impl Host,
-        lookup: LookupId,
-        sealed: &Sealed,
-        proof: Proof,
-        pending: Pending,
-        now: Now,
-    ) {
-        let mut first: Option<Rc<Opened>> = None;
-        let mut overtaken = Vec::new();
-        for context in pending.waiters {
-            let Some(Held::Waiting(mut exchange)) = self.held.remove(&context) else { continue };
-            let Stage::Resolving { token, .. } = &exchange.stage else { continue };
-            // The commitment in the record makes a second token with the same lookup id fail here.
-            let opened = match first.as_ref().filter(|_| token.lookup_id() == lookup) {
-                Some(opened) => Rc::clone(opened),
-                None => match sealed.open(token, lookup) {
-                    Some(opened) => Rc::new(opened),
-                    None => {
-                        self.answer(host, context, &Reply::unauthorized());
-                        self.held.insert(context, Held::Answered);
-                        continue;
-                    }
-                },
-            };
-            if first.is_none() {
-                first = Some(Rc::clone(&opened));
-                if self.feed.verdict(opened.units(), &proof.as_of) == Verdict::Clean
-                    && let Ok(token) = Token::parse(token.expose().as_bytes())
-                {
-                    self.cache.insert(token, Cached::Grant(Rc::clone(&opened)));
-                }
-            }
-            if matches!(self.judge(&opened, &proof, &now), Life::Unknown) {
-                self.held.insert(context, Held::Waiting(exchange));
-                overtaken.push(context);
-                continue;
-            }
-            match exchange.on_opened(opened, proof, self.config.max_body) {
-                Ok(()) => self.move_held(host, context, exchange),
-                Err(reply) => {
-                    self.answer(host, context, &reply);
-                    self.held.insert(context, Held::Answered);
-                }
-            }
-        }
-        if overtaken.is_empty() {
-            return;
-        }
-        if pending.attempts >= MAX_ATTEMPTS {
-            self.answer_all(host, overtaken, &Reply::unavailable());
-            return;
-        }
-        let again = Pending { waiters: overtaken, asked: now, attempts: pending.attempts + 1 };
-        if let Err(pending) = self.ask_registry(host, lookup, again) {
-            self.answer_all(host, pending.waiters, &Reply::unavailable());
-        }
-    }
-
-    fn resume_control(&mut self, host: &mut impl Host, context: ContextId) {
-        let Some(Held::Waiting(exchange)) = self.held.remove(&context) else { return };
-        if let Ok(token) = Token::parse(exchange.incoming.bearer()) {
-            self.cache.insert(token, Cached::Control);
-        }
-        match self.forward_control(host, context, &exchange.incoming) {
-            Ok(_) => {
-                if !exchange.is_complete() {
-                    self.held.insert(context, Held::Streaming);
-                }
-                if exchange.has_trailers() {
-                    host.clear_request_trailers(context);
-                }
-                host.resume(context);
-            }
-            Err(reply) => {
-                self.answer(host, context, &reply);
-                self.held.insert(context, Held::Answered);
-            }
-        }
-    }
-
     /// Moves a request on outside its own callbacks: what goes on must be resumed.
     fn move_held(&mut self, host: &mut impl Host, context: ContextId, exchange: Box<Exchange>) {
         let complete = exchange.is_complete();
         match self.advance(host, context, exchange) {
             Moved::Waiting(exchange) => {
-                self.held.insert(context, Held::Waiting(exchange));
+                self.requests.put(context, Held::Waiting(exchange));
             }
             Moved::Sent => {
                 if !complete {
-                    self.held.insert(context, Held::Streaming);
+                    self.requests.put(context, Held::Streaming);
                 }
                 host.resume(context);
             }
             Moved::Answered => {
-                self.held.insert(context, Held::Answered);
+                self.requests.put(context, Held::Answered);
             }
         }
-    }
-
-    fn answer_all(&mut self, host: &mut impl Host, waiters: Vec<ContextId>, reply: &Reply) {
-        for context in waiters {
-            if let Some(Held::Waiting(_)) = self.held.get(&context) {
-                self.held.insert(context, Held::Answered);
-                self.answer(host, context, reply);
-            }
-        }
-    }
-
-    fn leave_slot(&mut self, host: &mut impl Host, lookup: &LookupId, now: &Now, answer: &[u8]) {
-        if !self.config.shared_data || !self.feed.is_current(now) {
-            return;
-        }
-        if let Some(slot) = self.feed.slot_key().and_then(|key| slots::seal(key, lookup, answer)) {
-            host.set_shared(&slots::key(lookup), &slot);
-        }
-    }
-
-    fn ask_feed(&mut self, host: &mut impl Host, now: Now, pause: Duration) {
-        let registry = &self.config.registry;
-        let timeout = self.feed.hold() + registry.timeout;
-        match host.get(&registry.cluster, &registry.authority, &self.feed.path(), timeout) {
-            Some(call) => {
-                self.calls.insert(call, Call::Feed);
-                self.poll = Poll::Asked { at: now, pause };
-            }
-            None => self.feed_failed(host, now, pause, "it could not be sent"),
-        }
-    }
-
-    fn feed_failed(&mut self, host: &mut impl Host, now: Now, pause: Duration, why: &str) {
-        self.stats.add(Counter::FeedFailed, 1);
-        host.warn(&format!(
-            "the revocation feed does not answer ({why}); within the lease cached capabilities go on"
-        ));
-        self.poll = Poll::Idle { due: now.monotonic + pause, pause: (pause * 2).min(LAST_PAUSE) };
-    }
-
-    fn on_feed(&mut self, host: &mut impl Host, status: Option<u16>, body: &[u8]) {
-        let Poll::Asked { at, pause } = self.poll else { return };
-        let now = host.now();
-        let change = match status {
-            Some(status) => self.feed.on_answer(at, status, body),
-            None => Change::Failed,
-        };
-        match change {
-            Change::Failed => {
-                let why = status.map_or("no answer".to_owned(), |status| format!("status {status}"));
-                self.feed_failed(host, now, pause, &why);
-                return;
-            }
-            Change::Revoked(units) => {
-                self.stats.add(Counter::FeedAnswered, 1);
-                if units.is_empty() && now.is_within(&at, MIN_HOLD) {
-                    // Nothing new, and not held back either: such a registry would have us ask without pause.
-                    self.poll = Poll::Idle { due: now.monotonic + FIRST_PAUSE, pause: FIRST_PAUSE };
-                    return;
-                }
-                for unit in units {
-                    self.cache.revoke(unit);
-                }
-            }
-            Change::StartOver => {
-                self.stats.add(Counter::FeedStartOver, 1);
-                self.cache.clear();
-                self.negative.clear();
-                if self.feed.position().is_none() {
-                    self.feed_failed(host, now, pause, "its answer does not follow the one before");
-                    return;
-                }
-            }
-        }
-        self.ask_feed(host, now, FIRST_PAUSE);
     }
 }
 

@@ -1,1 +1,57 @@
-//! Begun.
+//! Starts, drives and observes the local gateway: Envoy with the filter, the registry, and a local AWS that verifies
+//! signatures and policies. `make run`, `make demo` and the end-to-end tests all come through here.
+//!
+//! Everything that is started ends with the process that started it, and nothing else is ever ended.
+
+// Test code: a failed expectation should stop the run where it is found. Time is read because processes are waited for.
+#![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+#![allow(clippy::disallowed_methods)]
+
+pub mod aws;
+pub mod canary;
+pub mod demo;
+pub mod envoy;
+pub mod failure;
+pub mod gateway;
+pub mod http;
+pub mod origin;
+pub mod ports;
+pub mod process;
+pub mod registry;
+pub mod slow_proxy;
+pub mod verifier;
+
+use std::path::{Path, PathBuf};
+
+pub use failure::{Failure, Outcome};
+
+/// The repository's root.
+pub fn repository() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    root.expect("the package tests lies in the repository").to_path_buf()
+}
+
+/// A file that `make build` or `make tools` makes; names the command if it is not there.
+fn built(path: PathBuf, made_by: &str) -> Outcome<PathBuf> {
+    if path.exists() {
+        Ok(path)
+    } else {
+        Err(Failure::new(format!("{} is missing: run `{made_by}` first", path.display())))
+    }
+}
+
+/// `target/release/<name>`, or wherever `CARGO_TARGET_DIR` puts it.
+pub fn program(name: &str) -> Outcome<PathBuf> {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    built(repository().join(target).join("release").join(name), "make build")
+}
+
+/// `.tools/venv/bin/<name>`.
+pub fn tool(name: &str) -> Outcome<PathBuf> {
+    built(repository().join(".tools/venv/bin").join(name), "make tools")
+}
+
+/// `dist/membrane.wasm`.
+pub fn module() -> Outcome<PathBuf> {
+    built(repository().join("dist/membrane.wasm"), "make build")
+}

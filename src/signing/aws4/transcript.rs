@@ -5,6 +5,8 @@ use crate::encoding::{Sink, hex32};
 
 /// Most canonical requests fit, so that the buffer is allocated once.
 const USUAL_LENGTH: usize = 512;
+/// A longer one is not kept: a signer lives as long as its grant is cached, and one long query must not stay with it.
+pub(super) const LONGEST_KEPT: usize = 4_096;
 
 /// The canonical request that was signed last, and what of the work on it can be used again.
 ///
@@ -31,13 +33,17 @@ impl Transcript {
         write: impl FnOnce(&mut Rewriter<'_>) -> Result<(), E>,
         sign: impl FnOnce(&[u8; 64]) -> [u8; 64],
     ) -> Result<[u8; 64], E> {
-        let known = self.signature.take();
+        // Without a text there is nothing that the signature could be compared by.
+        let known = self.signature.take().filter(|_| !self.text.is_empty());
         let mut rewriter = Rewriter { text: &mut self.text, position: 0, difference: None };
         write(&mut rewriter)?;
         let signature = match (rewriter.finish(), known) {
             (None, Some(signature)) => signature,
             (difference, _) => sign(&self.hash(difference.unwrap_or(self.text.len()))),
         };
+        if self.text.capacity() > LONGEST_KEPT {
+            *self = Transcript::default();
+        }
         self.signature = Some(signature);
         Ok(signature)
     }

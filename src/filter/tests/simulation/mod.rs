@@ -175,6 +175,12 @@ impl Bench {
         bench
     }
 
+    pub fn reconfigured(mut self, config: &str) -> Bench {
+        let config = Config::parse(config.as_bytes()).unwrap();
+        self.worker = self.worker.reconfigured(&mut self.envoy, config, [2; 16]);
+        self
+    }
+
     pub fn headers(&mut self, bearer: &str, more: &[(&str, &str)], ended: bool) -> (u32, HeadersStatus) {
         self.next_context += 1;
         let context = self.next_context;

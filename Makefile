@@ -1,0 +1,82 @@
+# Membrane for Envoy. `make help` lists what can be done.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+# What was half made by a command that failed is not there the next time.
+.DELETE_ON_ERROR:
+
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+WASM_TARGET := wasm32-wasip1
+WASM := $(TARGET_DIR)/$(WASM_TARGET)/wasm/membrane_filter.wasm
+
+# Where the gateway of `make run` listens, and where it keeps its files.
+export MEMBRANE_PORT MEMBRANE_RUN
+
+say = @printf '\033[1m==>\033[0m %s\n'
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "  MEMBRANE_PORT=8543 MEMBRANE_RUN=run-8543 make run    a second gateway beside the first"
+
+.PHONY: demo
+demo: build ## Build everything and walk through it: export a Lambda function, invoke, delegate, revoke
+	@$(TARGET_DIR)/release/local-gateway demo
+
+.PHONY: run
+run: build ## The local gateway in the foreground, until Ctrl-C
+	@exec $(TARGET_DIR)/release/local-gateway run
+
+.PHONY: tools
+tools: ## Fetch the pinned tools (Envoy, moto) into .tools/
+	@tests/tools/install.sh
+
+.PHONY: build
+build: wasm binaries ## dist/membrane.wasm with its sha256, and the programs in target/release/
+
+.PHONY: wasm
+wasm: tools
+	$(say) "building the filter"
+	@cargo build --locked --profile wasm -p filter --target $(WASM_TARGET)
+	@mkdir -p dist
+	@# Put in place whole: an Envoy that is just starting must not read half a file.
+	@cmp -s $(WASM) dist/membrane.wasm || { cp $(WASM) dist/.membrane.wasm && mv dist/.membrane.wasm dist/membrane.wasm; }
+	@cd dist && { sha256sum membrane.wasm 2>/dev/null || shasum -a 256 membrane.wasm; } > membrane.wasm.sha256
+
+.PHONY: binaries
+binaries: tools
+	$(say) "building membrane-registry, capi and the local gateway"
+	@cargo build --locked --release -p registry -p capi -p tests --bins
+
+.PHONY: test
+test: build ## Every test, the end-to-end ones through a real Envoy included
+	$(say) "testing"
+	@cargo test --locked --workspace
+
+.PHONY: lint
+lint: tools
+	$(say) "checking the format"
+	@cargo fmt --all --check
+	$(say) "clippy, the workspace"
+	@cargo clippy --locked --workspace --all-targets -- -D warnings
+	$(say) "clippy, the filter as Envoy loads it"
+	@cargo clippy --locked -p filter --target $(WASM_TARGET) -- -D warnings
+
+.PHONY: deny
+deny:
+	@tests/tools/install.sh deny
+	$(say) "licences, bans and sources of dependencies"
+	@.tools/bin/cargo-deny --workspace --locked check licenses bans sources
+	$(say) "advisories"
+	@if .tools/bin/cargo-deny --workspace fetch db >/dev/null 2>&1; then \
+	    .tools/bin/cargo-deny --workspace --locked check --disable-fetch advisories; \
+	else echo "SKIPPED: the advisory database (github.com/rustsec/advisory-db) cannot be reached from here"; fi
+
+.PHONY: check
+check: lint deny test ## All that CI asks for: format, clippy, licences, tests
+
+.PHONY: clean
+clean: ## Remove what was built (not .tools/, not run/)
+	@cargo clean
+	@rm -rf dist

@@ -1,0 +1,72 @@
+//! The requests that are not over: which wait, which stream, which were answered.
+
+use crate::exchange::Exchange;
+use crate::worker::ContextId;
+use hashbrown::HashMap;
+use std::hash::RandomState;
+
+/// Where a request stands that is not over.
+pub(crate) enum Held {
+    /// Waiting for a record or for its body.
+    Waiting(Box<Exchange>),
+    /// Signed, its body streaming: only its trailers are still ours.
+    Streaming,
+    /// Without a bearer, let through.
+    Passed,
+    /// Answered by us.
+    Answered,
+}
+
+/// The requests that are not over. What stands here and what does not decides whether bytes go on, so that an absent one
+/// never does.
+#[derive(Default)]
+pub(crate) struct Requests {
+    held: HashMap<ContextId, Held, RandomState>,
+    bytes: usize,
+}
+
+impl Requests {
+    /// Where a request stands.
+    pub(crate) fn get(&self, context: ContextId) -> Option<&Held> {
+        self.held.get(&context)
+    }
+
+    /// All of them.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (ContextId, &Held)> {
+        self.held.iter().map(|(context, held)| (*context, held))
+    }
+
+    /// Memory that those who wait take, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Notes where a request stands.
+    pub(crate) fn put(&mut self, context: ContextId, held: Held) {
+        self.remove(context);
+        if let Held::Waiting(exchange) = &held {
+            self.bytes += exchange.size();
+        }
+        self.held.insert(context, held);
+    }
+
+    /// Forgets a request.
+    pub(crate) fn remove(&mut self, context: ContextId) -> Option<Held> {
+        let held = self.held.remove(&context)?;
+        if let Held::Waiting(exchange) = &held {
+            self.bytes -= exchange.size();
+        }
+        Some(held)
+    }
+
+    /// The exchange of a request that waits; any other request stays as it is.
+    pub(crate) fn take_waiting(&mut self, context: ContextId) -> Option<Box<Exchange>> {
+        if !matches!(self.held.get(&context), Some(Held::Waiting(_))) {
+            return None;
+        }
+        match self.remove(context) {
+            Some(Held::Waiting(exchange)) => Some(exchange),
+            _ => None,
+        }
+    }
+}

