@@ -142,6 +142,11 @@ impl Exchange {
         self.incoming.size() + core::mem::size_of::<Exchange>()
     }
 
+    /// Whether its body is still to come and is small enough to be waited for before a refusal.
+    pub fn drains(&self) -> bool {
+        !self.body.ended && !self.held_whole && is_small(self.incoming.content_length)
+    }
+
     /// Whether body callbacks are to be expected while it is held.
     pub fn expects_body_callbacks(&self) -> bool {
         !self.held_whole
@@ -198,6 +203,15 @@ impl Exchange {
         self.body.hasher.update(bytes);
         self.body.hashed += bytes.len();
     }
+}
+
+/// A refusal before the body is read is the answer and a reset of the stream (RFC 9113 §8.1), which clients still sending
+/// take for an error: curl 7.88 says so instead of showing the answer. So what is at most this long is read first.
+const DRAINED: u64 = 65_536;
+
+/// Whether a body of this announced length is read before a refusal.
+pub fn is_small(content_length: Option<u64>) -> bool {
+    content_length.is_some_and(|length| length <= DRAINED)
 }
 
 /// Before its payload mode is known, a body that cannot be held (its length is above our limit) or need not be (it comes with

@@ -132,6 +132,11 @@ impl Incoming {
     }
 }
 
+/// The body's length as a request announces it, where it does so once and well.
+pub fn announced_length(pairs: &Pairs) -> Option<u64> {
+    parse_length(pairs.only(b"content-length")?)
+}
+
 /// RFC 6750 §2.1: `Bearer` in any case, spaces, the token. Where the token stands within `value`.
 fn bearer(value: &[u8]) -> Option<Range<usize>> {
     if value.len() > MAX_AUTHORIZATION {

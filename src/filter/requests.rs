@@ -1,6 +1,8 @@
 //! The requests that are not over: which wait, which stream, which were answered.
 
 use crate::exchange::Exchange;
+use crate::feed::Now;
+use crate::reply::Reply;
 use crate::worker::ContextId;
 use hashbrown::HashMap;
 use std::hash::RandomState;
@@ -13,6 +15,8 @@ pub(crate) enum Held {
     Streaming,
     /// Without a bearer, let through.
     Passed,
+    /// To be answered by us once its body, which is small, has come and been thrown away.
+    Refusing(Box<Reply>, Now),
     /// Answered by us.
     Answered,
 }
@@ -29,6 +33,17 @@ impl Requests {
     /// Where a request stands.
     pub(crate) fn get(&self, context: ContextId) -> Option<&Held> {
         self.held.get(&context)
+    }
+
+    /// The answer of a request that is being refused, which is now given.
+    pub(crate) fn take_refusal(&mut self, context: ContextId) -> Option<Box<Reply>> {
+        match self.held.get_mut(&context) {
+            Some(held @ Held::Refusing(..)) => match core::mem::replace(held, Held::Answered) {
+                Held::Refusing(reply, _) => Some(reply),
+                _ => None,
+            },
+            _ => None,
+        }
     }
 
     /// All of them.

@@ -7,9 +7,9 @@ mod lookups;
 use crate::abi_numbers::{DataStatus, HeadersStatus, TrailersStatus};
 use crate::cache::{Cache, Cached};
 use crate::config::Config;
-use crate::exchange::{Exchange, Proof, Stage, Step};
+use crate::exchange::{Exchange, Proof, Stage, Step, is_small};
 use crate::feed::{self, Feed, Now, Verdict};
-use crate::incoming::{Arrival, Incoming, ROUTE_HEADER};
+use crate::incoming::{self, Arrival, Incoming, ROUTE_HEADER};
 use crate::lookup::Negative;
 use crate::opened::Opened;
 use crate::outgoing::{self, Outgoing};
@@ -93,7 +93,8 @@ enum Poll {
 enum Moved {
     Waiting(Box<Exchange>),
     Sent,
-    Answered,
+    /// To be answered so, once the body has come if the second says so.
+    Refused(Reply, bool),
 }
 
 /// See the module.
@@ -139,14 +140,12 @@ impl Worker {
         ended: bool,
     ) -> HeadersStatus {
         let Some(pairs) = host.request_headers(context) else {
-            return self.refuse_headers(
-                host,
-                context,
-                &Reply::misconfigured("the request's headers cannot be read"),
-            );
+            let reply = Reply::misconfigured("the request's headers cannot be read");
+            return self.refuse_headers(host, context, reply, false);
         };
+        let drains = !ended && is_small(incoming::announced_length(&pairs));
         let incoming = match Incoming::arrive(pairs, ended, self.config.on_missing) {
-            Arrival::Refuse(reply) => return self.refuse_headers(host, context, &reply),
+            Arrival::Refuse(reply) => return self.refuse_headers(host, context, reply, drains),
             Arrival::Pass { strip } => {
                 if strip {
                     host.remove_request_header(context, ROUTE_HEADER);
@@ -160,7 +159,7 @@ impl Worker {
             Arrival::Capability(incoming) => incoming,
         };
         if self.requests.bytes().saturating_add(incoming.size()) > MAX_HELD_BYTES {
-            return self.refuse_headers(host, context, &Reply::overloaded());
+            return self.refuse_headers(host, context, Reply::overloaded(), drains);
         }
         let now = host.now();
         match self.begin(host, context, incoming, now) {
@@ -175,11 +174,8 @@ impl Worker {
                 self.requests.put(context, Held::Waiting(exchange));
                 status
             }
-            Ok(Moved::Answered) => {
-                self.requests.put(context, Held::Answered);
-                HeadersStatus::Stop
-            }
-            Err(reply) => self.refuse_headers(host, context, &reply),
+            Ok(Moved::Refused(reply, drains)) => self.refuse_headers(host, context, reply, drains),
+            Err(reply) => self.refuse_headers(host, context, reply, drains),
         }
     }
 
@@ -192,6 +188,9 @@ impl Worker {
         ended: bool,
     ) -> DataStatus {
         let Some(mut exchange) = self.requests.take_waiting(context) else {
+            if ended {
+                self.give_refusal(host, context);
+            }
             return match self.requests.get(context) {
                 Some(Held::Streaming | Held::Passed) => DataStatus::Continue,
                 // Answered by us, or never seen: nothing of it goes on.
@@ -211,8 +210,8 @@ impl Worker {
                 }
                 DataStatus::Continue
             }
-            Moved::Answered => {
-                self.requests.put(context, Held::Answered);
+            Moved::Refused(reply, drains) => {
+                self.refuse(host, context, reply, drains);
                 DataStatus::StopNoBuffer
             }
         }
@@ -221,6 +220,7 @@ impl Worker {
     /// The body ended with trailers; they are dropped.
     pub fn on_request_trailers(&mut self, host: &mut impl Host, context: ContextId) -> TrailersStatus {
         let Some(mut exchange) = self.requests.take_waiting(context) else {
+            self.give_refusal(host, context);
             return match self.requests.get(context) {
                 Some(Held::Streaming) => {
                     host.clear_request_trailers(context);
@@ -237,8 +237,8 @@ impl Worker {
                 TrailersStatus::Stop
             }
             Moved::Sent => TrailersStatus::Continue,
-            Moved::Answered => {
-                self.requests.put(context, Held::Answered);
+            Moved::Refused(reply, drains) => {
+                self.refuse(host, context, reply, drains);
                 TrailersStatus::Stop
             }
         }
@@ -299,6 +299,7 @@ impl Worker {
                 Held::Waiting(exchange) => {
                     exchange.awaits_first_byte() && !now.is_within(&exchange.since, FIRST_BYTE)
                 }
+                Held::Refusing(_, since) => !now.is_within(since, FIRST_BYTE),
                 _ => false,
             })
             .map(|(context, _)| context)
@@ -321,10 +322,33 @@ impl Worker {
         host.reply(context, reply);
     }
 
-    fn refuse_headers(&mut self, host: &mut impl Host, context: ContextId, reply: &Reply) -> HeadersStatus {
-        self.answer(host, context, reply);
-        self.requests.put(context, Held::Answered);
+    fn refuse_headers(
+        &mut self,
+        host: &mut impl Host,
+        context: ContextId,
+        reply: Reply,
+        drains: bool,
+    ) -> HeadersStatus {
+        self.refuse(host, context, reply, drains);
         HeadersStatus::Stop
+    }
+
+    /// Answers now, or once the body has come that `drains` tells to wait for.
+    fn refuse(&mut self, host: &mut impl Host, context: ContextId, reply: Reply, drains: bool) {
+        if drains {
+            let now = host.now();
+            self.requests.put(context, Held::Refusing(Box::new(reply), now));
+        } else {
+            self.answer(host, context, &reply);
+            self.requests.put(context, Held::Answered);
+        }
+    }
+
+    /// The body of a request that is being refused has come.
+    fn give_refusal(&mut self, host: &mut impl Host, context: ContextId) {
+        if let Some(reply) = self.requests.take_refusal(context) {
+            self.answer(host, context, &reply);
+        }
     }
 
     /// A request with a bearer: from the worker's own cache, from shared data, or by a lookup.
@@ -466,8 +490,7 @@ impl Worker {
                     }
                 }
             };
-            self.answer(host, context, &reply);
-            return Moved::Answered;
+            return Moved::Refused(reply, exchange.drains());
         }
     }
 
@@ -535,9 +558,7 @@ impl Worker {
                 }
                 host.resume(context);
             }
-            Moved::Answered => {
-                self.requests.put(context, Held::Answered);
-            }
+            Moved::Refused(reply, drains) => self.refuse(host, context, reply, drains),
         }
     }
 }

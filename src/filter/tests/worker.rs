@@ -146,29 +146,29 @@ fn trailers_are_dropped() {
 
 #[test]
 fn large_bodies_are_refused_or_held_whole() {
-    let mut bench = warm(r#"{"max_body": 1000}"#, LAMBDA);
-    let (context, _) = bench.headers(token(1).expose(), &[("content-length", "1001")], false);
+    let mut bench = warm(r#"{"max_body": 100000}"#, LAMBDA);
+    let (context, _) = bench.headers(token(1).expose(), &[("content-length", "100001")], false);
     assert_eq!(bench.status(context), Some(413));
     assert!(bench.envoy.replies[&context].1.contains("max_body"));
     let (context, _) = bench.headers(token(1).expose(), &[], false);
-    assert_eq!(bench.body(context, &[0; 1000], false), DataStatus::StopAndBuffer);
+    assert_eq!(bench.body(context, &[0; 100_000], false), DataStatus::StopAndBuffer);
     assert_eq!(bench.body(context, &[0; 1], false), DataStatus::StopNoBuffer);
     assert_eq!(bench.status(context), Some(413));
     assert_eq!(bench.body(context, &[0; 1], true), DataStatus::StopNoBuffer);
 
     // Unknown yet: what would not fit is slowed down, and refused or let through once it is known.
-    let mut bench = Bench::with_feed(r#"{"max_body": 1000}"#);
-    let (context, status) = bench.headers(token(1).expose(), &[("content-length", "1001")], false);
+    let mut bench = Bench::with_feed(r#"{"max_body": 100000}"#);
+    let (context, status) = bench.headers(token(1).expose(), &[("content-length", "100001")], false);
     assert_eq!(status, HeadersStatus::StopAllAndWatermark);
     bench.answer_lookup(200, &grant_answer(&token(1), LAMBDA, None, 1, 10));
     assert_eq!(bench.status(context), Some(413));
     let hash = ("x-amz-content-sha256", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa");
-    let mut bench = Bench::with_feed(r#"{"max_body": 1000}"#);
-    let (context, status) = bench.headers(token(1).expose(), &[("content-length", "1001"), hash], false);
+    let mut bench = Bench::with_feed(r#"{"max_body": 100000}"#);
+    let (context, status) = bench.headers(token(1).expose(), &[("content-length", "100001"), hash], false);
     assert_eq!(status, HeadersStatus::StopAllAndWatermark);
     bench.answer_lookup(200, &grant_answer(&token(1), LAMBDA, None, 1, 10));
-    assert_eq!(bench.sent(context, "content-length").as_deref(), Some("1001"));
-    assert_eq!(bench.body(context, &[0; 1001], true), DataStatus::Continue);
+    assert_eq!(bench.sent(context, "content-length").as_deref(), Some("100001"));
+    assert_eq!(bench.body(context, &[0; 100_001], true), DataStatus::Continue);
     assert!(bench.envoy.reads.is_empty(), "what need not be hashed is not read");
 }
 
@@ -691,4 +691,22 @@ fn whoever_sends_tokens_does_not_drive_the_log() {
     bench.envoy.seconds = 1.0;
     bench.headers(token(200).expose(), &[], true);
     assert!(bench.envoy.warnings[1].contains("99 more"), "{:?}", bench.envoy.warnings);
+}
+
+#[test]
+fn a_small_body_is_read_before_its_request_is_refused() {
+    let mut bench = warm("", LAMBDA);
+    for (length, waits) in [("5", true), ("65536", true), ("65537", false)] {
+        let refused = [("content-length", length), (":path", "/x")];
+        let (context, status) = bench.headers(token(1).expose(), &refused, false);
+        assert_eq!((status, bench.status(context).is_none()), (HeadersStatus::Stop, waits), "{length}");
+        assert_eq!(bench.body(context, b"he", false), DataStatus::StopNoBuffer);
+        assert_eq!(bench.status(context).is_none(), waits);
+        assert_eq!(bench.body(context, b"llo", true), DataStatus::StopNoBuffer);
+        assert_eq!(bench.status(context), Some(404));
+    }
+    let (context, _) = bench.headers("malformed", &[("content-length", "5")], false);
+    assert_eq!(bench.status(context), None);
+    assert_eq!(bench.trailers(context), TrailersStatus::Stop);
+    assert_eq!(bench.status(context), Some(401));
 }

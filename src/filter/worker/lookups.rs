@@ -184,8 +184,7 @@ impl Worker {
                 None => match sealed.open(token, lookup) {
                     Some(opened) => Rc::new(opened),
                     None => {
-                        self.answer(host, context, &Reply::unauthorized());
-                        self.requests.put(context, Held::Answered);
+                        self.refuse(host, context, Reply::unauthorized(), exchange.drains());
                         continue;
                     }
                 },
@@ -202,8 +201,7 @@ impl Worker {
             match self.judge(&opened, &proof, &now) {
                 Life::Alive => {}
                 Life::Dead => {
-                    self.answer(host, context, &Reply::unauthorized());
-                    self.requests.put(context, Held::Answered);
+                    self.refuse(host, context, Reply::unauthorized(), exchange.drains());
                     continue;
                 }
                 Life::Unknown => {
@@ -215,8 +213,7 @@ impl Worker {
             match exchange.on_opened(opened, proof, self.config.max_body) {
                 Ok(()) => self.move_held(host, context, exchange),
                 Err(reply) => {
-                    self.answer(host, context, &reply);
-                    self.requests.put(context, Held::Answered);
+                    self.refuse(host, context, reply, exchange.drains());
                 }
             }
         }
@@ -254,17 +251,15 @@ impl Worker {
                 host.resume(context);
             }
             Err(reply) => {
-                self.answer(host, context, &reply);
-                self.requests.put(context, Held::Answered);
+                self.refuse(host, context, reply, exchange.drains());
             }
         }
     }
 
     pub(super) fn answer_all(&mut self, host: &mut impl Host, waiters: Vec<ContextId>, reply: &Reply) {
         for context in waiters {
-            if self.requests.take_waiting(context).is_some() {
-                self.requests.put(context, Held::Answered);
-                self.answer(host, context, reply);
+            if let Some(exchange) = self.requests.take_waiting(context) {
+                self.refuse(host, context, reply.clone(), exchange.drains());
             }
         }
     }
