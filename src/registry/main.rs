@@ -1,1 +1,232 @@
-fn main() {}
+//! `membrane-registry`: the command line, the clock, and the signals that stop the server.
+
+#![forbid(unsafe_code)]
+
+mod args;
+
+use args::{Cert, Cli, Command, Membrane, Serve, Tenant};
+use capability::Authority;
+use clap::Parser;
+use registry::files::{self, Readers};
+use registry::home::{Home, HomeError, Leaf};
+use registry::operator::{self, OperatorError};
+use registry::ports::{Clock, Random};
+use registry::registry::{Authorities, Registry};
+use registry::serve::{Addresses, ServeError, Server};
+use serde::Serialize;
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use zeroize::{Zeroize as _, Zeroizing};
+
+/// Longer than any capability URI: what is read from standard input at most, in bytes.
+const MAX_STDIN: u64 = 4_096;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    #[error(transparent)]
+    Operator(#[from] OperatorError),
+    #[error("{0} is there already: remove it, or name another file")]
+    OutputExists(String),
+    #[error("{path}: {source}; the tenant was revoked again", path = path.display())]
+    Output { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+struct SystemClock;
+
+impl Clock for SystemClock {
+    #[allow(clippy::disallowed_methods, reason = "the one place of this program that reads a clock")]
+    fn now(&self) -> u64 {
+        // Before 1970 nothing has expired.
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    }
+}
+
+struct SystemRandom;
+
+impl Random for SystemRandom {
+    fn fill(&self, bytes: &mut [u8]) {
+        if getrandom::fill(bytes).is_err() {
+            // Linux fails only where the system call is forbidden; tokens that can be guessed would be worse.
+            tracing::error!("the system gives no randomness");
+            std::process::abort();
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    keep_memory_to_ourselves();
+    begin_logging();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Standard error may be closed; the status tells.
+            let _ = writeln!(io::stderr(), "error: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// No core dumps, neither to a file (the limit) nor to a program that collects them (which ignores the limit).
+fn keep_memory_to_ourselves() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let _ = setrlimit(Resource::Core, none);
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+}
+
+/// Our own events at the level asked for. Libraries speak from `warn` on alone: at finer levels some print headers and buffers.
+fn begin_logging() {
+    let asked = std::env::var("MEMBRANE_LOG").ok().and_then(|level| level.parse::<LevelFilter>().ok());
+    let level = asked.unwrap_or(LevelFilter::INFO);
+    let targets = Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_target("registry", level)
+        .with_target("membrane_registry", level);
+    let layer =
+        tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(false).with_filter(targets);
+    tracing_subscriber::registry().with(layer).init();
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Init { dir, authority } => init(&dir.dir, authority),
+        Command::Serve(options) => serve(options),
+        Command::Tenant(Tenant::Create { dir, id, out }) => {
+            create_tenant(&open(&dir.dir)?, &id, out.as_deref())
+        }
+        Command::Tenant(Tenant::List { dir }) => {
+            operator::tenants(&open(&dir.dir)?)?.iter().try_for_each(print)
+        }
+        Command::Tenant(Tenant::Revoke { dir, id }) => {
+            print(&operator::revoke_tenant(&open(&dir.dir)?, &id)?)
+        }
+        Command::Membrane(Membrane::List { dir, tenant }) => {
+            let mut result = Ok(());
+            operator::membranes(&open(&dir.dir)?, &tenant, |line| {
+                if result.is_ok() {
+                    result = print(&line);
+                }
+            })?;
+            result
+        }
+        Command::Membrane(Membrane::Revoke { dir, tenant, id }) => {
+            print(&operator::revoke_membrane(&open(&dir.dir)?, &tenant, &id)?)
+        }
+        Command::Revoke { dir, .. } => {
+            let mut text = Zeroizing::new(String::new());
+            io::stdin().take(MAX_STDIN).read_to_string(&mut text)?;
+            print(&operator::revoke_token(&open(&dir.dir)?, &text)?)
+        }
+        Command::Cert(Cert::Issue { dir, name }) => {
+            let home = Home::open(&dir.dir)?;
+            let leaves =
+                if name.is_empty() { Leaf::ALL.to_vec() } else { name.into_iter().map(Leaf::from).collect() };
+            for leaf in leaves {
+                writeln!(io::stdout(), "{}", home.renew(leaf, &SystemClock)?.display())?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn open(dir: &Path) -> Result<Registry, Failure> {
+    Ok(Home::open(dir)?.registry(Arc::new(SystemClock), Arc::new(SystemRandom), false)?)
+}
+
+/// One line of JSON on standard output, wiped once it is written.
+fn print(value: &impl Serialize) -> Result<(), Failure> {
+    let mut line = to_line(value)?;
+    io::stdout().write_all(&line)?;
+    line.zeroize();
+    Ok(())
+}
+
+fn to_line(value: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let mut line = Zeroizing::new(serde_json::to_vec(value).map_err(io::Error::from)?);
+    line.push(b'\n');
+    Ok(line)
+}
+
+fn authorities(mut given: Vec<Authority>) -> Option<Authorities> {
+    if given.is_empty() {
+        return None;
+    }
+    let first = given.remove(0);
+    Some(Authorities { first, others: given })
+}
+
+fn init(dir: &Path, authority: Vec<Authority>) -> Result<(), Failure> {
+    let Some(asked) = authorities(authority) else { return Ok(()) };
+    let done = Home::init(dir, asked, &SystemClock, &SystemRandom)?;
+    let mut out = io::stdout();
+    if done.made.is_empty() {
+        writeln!(out, "{} holds a registry already: nothing was changed", dir.display())?;
+    }
+    for path in &done.made {
+        writeln!(out, "made {}", path.display())?;
+    }
+    writeln!(out, "capabilities are honoured at {}", done.home.authorities.first)?;
+    Ok(())
+}
+
+fn create_tenant(registry: &Registry, id: &str, out: Option<&Path>) -> Result<(), Failure> {
+    let Some(path) = out else { return print(&operator::create_tenant(registry, id)?) };
+    let exists = || Failure::OutputExists(path.display().to_string());
+    if path.try_exists()? {
+        return Err(exists());
+    }
+    let uris = operator::create_tenant(registry, id)?;
+    let written = to_line(&uris).and_then(|line| Ok(files::write_whole(path, &line, Readers::Owner, false)?));
+    let failure = match written {
+        Ok(true) => return Ok(()),
+        Ok(false) => exists(),
+        Err(Failure::Io(source)) => Failure::Output { path: path.to_owned(), source },
+        Err(failure) => failure,
+    };
+    // Nobody has its capabilities: it must not stay behind.
+    operator::revoke_tenant(registry, id)?;
+    Err(failure)
+}
+
+fn serve(options: Serve) -> Result<(), Failure> {
+    let mut home = Home::open(&options.dir.dir)?;
+    if let Some(authorities) = authorities(options.authority) {
+        home.authorities = authorities;
+    }
+    let registry =
+        home.registry(Arc::new(SystemClock), Arc::new(SystemRandom), options.allow_private_targets)?;
+    let addresses =
+        Addresses { control: options.control, gateway: options.gateway, metrics: options.metrics };
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+        // Before the listeners, so that a signal that comes early is not lost.
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let server = Server::bind(&home, registry, options.gateway_san, addresses).await?;
+        let Addresses { control, gateway, metrics } = server.addresses;
+        tracing::info!(%control, %gateway, %metrics, authority = %home.authorities.first, "serving");
+        let stop = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        server.run(stop).await;
+        Ok(())
+    })
+}

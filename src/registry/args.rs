@@ -1,0 +1,164 @@
+//! The command line.
+
+use capability::Authority;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use registry::home::{GATEWAY_SAN, Leaf};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// The Membrane registry: keeps sealed capabilities, and tells gateways what was revoked.
+///
+/// Logs go to standard error; MEMBRANE_LOG sets their level (off, error, warn, info, debug, trace). Exit status: 0 done, 1 failed,
+/// 2 wrong usage.
+#[derive(Parser)]
+#[command(name = "membrane-registry", version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Args)]
+pub(crate) struct Dir {
+    /// The registry's folder.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Make a registry's folder: keys, certificates, store. What is there already stays as it is.
+    Init {
+        #[command(flatten)]
+        dir: Dir,
+        /// Where capabilities are honoured, host[:port]; repeatable. The first goes into capability URIs.
+        #[arg(long, value_name = "AUTHORITY", default_value = "localhost:8443")]
+        authority: Vec<Authority>,
+    },
+    /// Answer gateways, until SIGTERM or SIGINT.
+    Serve(Serve),
+    /// Tenants: the accounts that own membranes.
+    #[command(subcommand)]
+    Tenant(Tenant),
+    /// Membranes, seen by the operator.
+    #[command(subcommand)]
+    Membrane(Membrane),
+    /// Revoke the one capability that a leaked token stands for.
+    Revoke {
+        #[command(flatten)]
+        dir: Dir,
+        /// Read the token or capability URI from standard input, so that it stands in no shell history.
+        #[arg(long, required = true)]
+        token_stdin: bool,
+    },
+    /// Certificates between gateways and the registry.
+    #[command(subcommand)]
+    Cert(Cert),
+}
+
+#[derive(Args)]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    pub(crate) dir: Dir,
+    /// The Membrane API, for gateways that pass controls on (TLS).
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9443")]
+    pub(crate) control: SocketAddr,
+    /// Lookups and the revocation feed, for gateways alone (mutual TLS).
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9444")]
+    pub(crate) gateway: SocketAddr,
+    /// /healthz, /readyz and /metrics (plain HTTP, nothing secret).
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9445")]
+    pub(crate) metrics: SocketAddr,
+    /// Where capabilities are honoured, host[:port]; repeatable. The first goes into capability URIs, all are ours when one is
+    /// re-exported. Default: as given to init.
+    #[arg(long, value_name = "AUTHORITY")]
+    pub(crate) authority: Vec<Authority>,
+    /// The SAN (DNS name or URI) that a gateway's client certificate must carry; repeatable.
+    #[arg(long, value_name = "SAN", default_value = GATEWAY_SAN)]
+    pub(crate) gateway_san: Vec<String>,
+    /// Let capabilities lead to this machine and to private networks by literal address.
+    #[arg(long)]
+    pub(crate) allow_private_targets: bool,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Tenant {
+    /// Make a tenant and print its capabilities as JSON {id, create, query, deleteSelf}: they are shown this once.
+    Create {
+        #[command(flatten)]
+        dir: Dir,
+        /// The tenant's name, 1 to 512 characters.
+        #[arg(long)]
+        id: String,
+        /// Write the JSON to a new file that its owner alone may read, instead of printing it.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// List the tenants that are not revoked, as lines of JSON.
+    List {
+        #[command(flatten)]
+        dir: Dir,
+    },
+    /// End a tenant: every membrane and capability of it is dead.
+    Revoke {
+        #[command(flatten)]
+        dir: Dir,
+        /// The tenant's name.
+        #[arg(long)]
+        id: String,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Membrane {
+    /// List a tenant's membranes that are alive, as lines of JSON.
+    List {
+        #[command(flatten)]
+        dir: Dir,
+        /// The tenant's name.
+        #[arg(long)]
+        tenant: String,
+    },
+    /// Revoke a membrane: every capability exported through it is dead.
+    Revoke {
+        #[command(flatten)]
+        dir: Dir,
+        /// The tenant's name.
+        #[arg(long)]
+        tenant: String,
+        /// The membrane's id.
+        #[arg(long)]
+        id: String,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Cert {
+    /// Sign certificates anew, for the keys that are there. Running servers take them up by themselves.
+    Issue {
+        #[command(flatten)]
+        dir: Dir,
+        /// Which one; repeatable. Default: all.
+        #[arg(long, value_enum)]
+        name: Vec<Name>,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Name {
+    /// The registry's own.
+    Control,
+    /// The gateway's, towards its clients.
+    Gateway,
+    /// The gateway's, towards the registry.
+    GatewayClient,
+}
+
+impl From<Name> for Leaf {
+    fn from(name: Name) -> Leaf {
+        match name {
+            Name::Control => Leaf::Control,
+            Name::Gateway => Leaf::Gateway,
+            Name::GatewayClient => Leaf::GatewayClient,
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The control listener: the Membrane API at `/`, and nothing else. The bearer alone decides what a request is.
+
+use crate::error::ApiError;
+use crate::feed::Feed;
+use crate::metrics::{Metrics, count, count_status};
+use crate::query_string::QueryString;
+use crate::registry::{Presented, Registry};
+use crate::reply;
+use crate::store::Page;
+use crate::workers::Workers;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use capability::{Export, FieldError, MembraneId, Role, Token};
+use serde::Serialize;
+use std::sync::Arc;
+use std::time::Duration;
+use zeroize::{Zeroize, Zeroizing};
+
+/// The published limit of a request's body, in bytes.
+pub const MAX_BODY: usize = 65_536;
+/// How long a body may take. A gateway sends what it has already read; who is slower holds a connection for nothing.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// The published default of `limit`.
+const DEFAULT_LIMIT: usize = 1;
+
+/// What the control listener works with.
+#[derive(Clone)]
+pub struct Control {
+    /// What it does.
+    pub registry: Arc<Registry>,
+    /// Where it does it.
+    pub workers: Arc<Workers>,
+    /// Who is told of revocations.
+    pub feed: Feed,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// The Membrane API as a router.
+pub fn router(control: Control) -> Router {
+    Router::new().fallback(answer).with_state(control)
+}
+
+async fn answer(State(control): State<Control>, request: Request) -> Response {
+    let response = control.serve(request).await.unwrap_or_else(ApiError::into_response);
+    count_status(&control.metrics.control, response.status().as_u16());
+    response
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Accepted {
+    status_code: u16,
+    message: &'static str,
+}
+
+impl Control {
+    async fn serve(&self, request: Request) -> Result<Response, ApiError> {
+        let (parts, body) = request.into_parts();
+        if parts.uri.path() != "/" {
+            return Err(ApiError::NotFound);
+        }
+        let token = bearer(&parts.headers).ok_or(ApiError::Unauthorized)?;
+        let registry = Arc::clone(&self.registry);
+        let presented = self.workers.run(move || registry.present(&token)).await??;
+        let role = presented.control.role;
+        let query = parts.uri.query();
+        let (methods, allow): (&[Method], _) = match role {
+            Role::Create | Role::Export => (&[Method::POST], "POST"),
+            Role::Query => (&[Method::GET], "GET"),
+            Role::Revoke | Role::DeleteSelf => {
+                (&[Method::DELETE, Method::GET, Method::POST], "DELETE, GET, POST")
+            }
+        };
+        if !methods.contains(&parts.method) {
+            return Err(ApiError::MethodNotAllowed(allow));
+        }
+        let response = match role {
+            Role::Create => {
+                QueryString::parse(query, &[])?;
+                let id = parse_create(&read(body).await?)?;
+                let created =
+                    self.run(presented, move |registry, presented| registry.create(presented, &id)).await?;
+                count(&self.metrics.membranes_created);
+                reply::json(StatusCode::CREATED, &created)
+            }
+            Role::Export => {
+                QueryString::parse(query, &[])?;
+                let export = Export::parse(&read(body).await?)?;
+                let minted = self
+                    .run(presented, move |registry, presented| registry.export(presented, export))
+                    .await?;
+                count(&self.metrics.capabilities_exported);
+                reply::json(StatusCode::CREATED, &minted)
+            }
+            Role::Query => {
+                let page = parse_page(query)?;
+                let listed =
+                    self.run(presented, move |registry, presented| registry.query(presented, &page)).await?;
+                reply::json(StatusCode::OK, &listed)
+            }
+            Role::Revoke | Role::DeleteSelf => {
+                let query = QueryString::parse(query, &["wait"])?;
+                if query.text("wait").is_some() {
+                    return Err(ApiError::BadRequest("wait: is not supported yet: leave it out".into()));
+                }
+                // The body says nothing, but must not be larger than others.
+                read(body).await?;
+                if self.run(presented, Registry::revoke).await? {
+                    count(&self.metrics.revocations);
+                    self.feed.look();
+                }
+                let accepted = StatusCode::ACCEPTED;
+                reply::json(accepted, &Accepted { status_code: accepted.as_u16(), message: "Accepted" })
+            }
+        };
+        tracing::debug!(role = role.as_str(), status = response.status().as_u16(), "answered");
+        Ok(response)
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        presented: Presented,
+        work: impl FnOnce(&Registry, &Presented) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let registry = Arc::clone(&self.registry);
+        self.workers.run(move || work(&registry, &presented)).await?
+    }
+}
+
+/// The token of the one `authorization` header, scheme Bearer in any case (RFC 6750 §2.1, RFC 9110 §11.1).
+fn bearer(headers: &HeaderMap) -> Option<Token> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let value = values.next()?.as_bytes();
+    if values.next().is_some() {
+        return None;
+    }
+    let (scheme, rest) = value.split_at_checked("Bearer".len())?;
+    let token = rest.trim_ascii_start();
+    if !scheme.eq_ignore_ascii_case(b"Bearer") || token.len() == rest.len() {
+        return None;
+    }
+    Token::parse(token).ok()
+}
+
+/// A whole body, within the limit of size and time.
+async fn read(body: Body) -> Result<Zeroizing<Vec<u8>>, ApiError> {
+    let bytes = match tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, MAX_BODY)).await {
+        Err(_) => return Err(ApiError::Slow),
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(error)) => {
+            let too_large = std::error::Error::source(&error)
+                .is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
+            return Err(if too_large {
+                ApiError::TooLarge
+            } else {
+                ApiError::BadRequest("the body broke off".into())
+            });
+        }
+    };
+    // Wiped where the memory is this body's alone.
+    Ok(match bytes.try_into_mut() {
+        Ok(mut bytes) => {
+            let copy = Zeroizing::new(bytes.to_vec());
+            bytes.as_mut().zeroize();
+            copy
+        }
+        Err(bytes) => Zeroizing::new(bytes.to_vec()),
+    })
+}
+
+/// The body of a create request: `{"id": "…"}`, and nothing else.
+fn parse_create(body: &[u8]) -> Result<MembraneId, FieldError> {
+    let whole = |rule: String| FieldError::new("", rule);
+    let value: serde_json::Value = serde_json::from_slice(body).map_err(|error| {
+        whole(format!("the body must be JSON (line {}, column {})", error.line(), error.column()))
+    })?;
+    let fields = value.as_object().ok_or_else(|| whole("the body must be a JSON object".into()))?;
+    if let Some(name) =
+        fields.iter().find(|(name, value)| *name != "id" && !value.is_null()).map(|(name, _)| name)
+    {
+        // A long name is rather a misplaced value than a name.
+        let name = if name.len() > 64 { "…".into() } else { name.escape_default().to_string() };
+        return Err(FieldError::new(name, "is not a field of this request"));
+    }
+    match fields.get("id") {
+        Some(serde_json::Value::String(id)) => {
+            MembraneId::parse(id).map_err(|error| FieldError::new("id", error.to_string()))
+        }
+        None | Some(serde_json::Value::Null) => Err(FieldError::new("id", "is missing")),
+        Some(_) => Err(FieldError::new("id", "must be a string")),
+    }
+}
+
+fn parse_page(query: Option<&str>) -> Result<Page, ApiError> {
+    let query = QueryString::parse(query, &["id", "lastId", "limit"])?;
+    let id = |name: &str| {
+        query
+            .text(name)
+            .map(|text| MembraneId::parse(text).map_err(|error| FieldError::new(name, error.to_string())))
+            .transpose()
+    };
+    let rule = "must be an integer above 0";
+    let limit = query.parsed::<usize>("limit", rule)?.unwrap_or(DEFAULT_LIMIT);
+    if limit == 0 {
+        return Err(FieldError::new("limit", rule).into());
+    }
+    Ok(Page { id: id("id")?, after: id("lastId")?, limit })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+
+    #[test]
+    fn one_bearer_is_read_and_nothing_else() {
+        let token = Token::mint([1; 64]);
+        let read = |values: &[String]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::AUTHORIZATION, HeaderValue::from_str(value).unwrap());
+            }
+            bearer(&headers)
+        };
+        let text = token.expose();
+        for good in [format!("Bearer {text}"), format!("bEARER {text}"), format!("Bearer  {text}")] {
+            assert_eq!(read(&[good]), Some(Token::mint([1; 64])));
+        }
+        for bad in [
+            vec![],
+            vec![format!("Bearer{text}")],
+            vec![format!("Basic {text}")],
+            vec![text.to_owned()],
+            vec![format!("Bearer {text},")],
+            vec![format!("Bearer {text} x")],
+            vec!["Bearer".into()],
+            vec!["é".into()],
+            vec![format!("Bearer {text}"), format!("Bearer {text}")],
+        ] {
+            assert_eq!(read(&bad), None);
+        }
+    }
+}

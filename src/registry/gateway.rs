@@ -1,0 +1,198 @@
+//! The gateway listener: lookups and the feed, for gateways alone. A holder who could ask here would get records.
+
+use crate::error::ApiError;
+use crate::feed::{Answer, Feed};
+use crate::metrics::{Metrics, count, count_status};
+use crate::query_string::QueryString;
+use crate::registry::Registry;
+use crate::reply;
+use crate::store::{Epoch, Event, Position};
+use crate::workers::Workers;
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as B64;
+use capability::record::Kind;
+use capability::{LookupId, Uid, Units};
+use serde::{Serialize, Serializer};
+use std::sync::Arc;
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// The label under which the slot key is derived from the KEK.
+const SLOT_KEY_LABEL: &[u8] = b"CPBLTY1/slot-key/v1";
+
+/// What the gateway listener works with.
+#[derive(Clone)]
+pub struct Gateway {
+    /// What it asks.
+    pub registry: Arc<Registry>,
+    /// Where it asks.
+    pub workers: Arc<Workers>,
+    /// The feed.
+    pub feed: Feed,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Lookups and the feed as a router. Whoever serves it lets nobody in but gateways.
+pub fn router(gateway: Gateway) -> Router {
+    Router::new().fallback(answer).with_state(gateway)
+}
+
+async fn answer(State(gateway): State<Gateway>, request: Request) -> Response {
+    let response = gateway.serve(request).await.unwrap_or_else(ApiError::into_response);
+    count_status(&gateway.metrics.gateway, response.status().as_u16());
+    response
+}
+
+#[derive(Serialize)]
+struct Lookup<'a> {
+    kind: &'static str,
+    record: String,
+    units: &'a Units,
+    #[serde(rename = "expiresAt")]
+    expires_at: Option<u64>,
+    as_of: WirePosition,
+}
+
+#[derive(Serialize)]
+struct Kinded {
+    kind: &'static str,
+    as_of: WirePosition,
+}
+
+#[derive(Serialize)]
+struct Missing {
+    as_of: WirePosition,
+}
+
+#[derive(Serialize)]
+struct EventsAnswer {
+    position: WirePosition,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    events: Option<Vec<WireEvent>>,
+    slot_key: Zeroizing<String>,
+}
+
+#[derive(Serialize)]
+struct WireEvent {
+    seq: u64,
+    unit: capability::Unit,
+}
+
+#[derive(Serialize)]
+struct WirePosition {
+    #[serde(serialize_with = "epoch_as_b64")]
+    epoch: Epoch,
+    seq: u64,
+}
+
+fn epoch_as_b64<S: Serializer>(epoch: &Epoch, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&B64.encode(epoch.0))
+}
+
+impl From<Position> for WirePosition {
+    fn from(position: Position) -> WirePosition {
+        WirePosition { epoch: position.epoch, seq: position.seq }
+    }
+}
+
+impl From<Event> for WireEvent {
+    fn from(event: Event) -> WireEvent {
+        WireEvent { seq: event.seq, unit: event.unit }
+    }
+}
+
+impl Gateway {
+    async fn serve(&self, request: Request) -> Result<Response, ApiError> {
+        let path = request.uri().path();
+        let lookup = path.strip_prefix("/v1/records/");
+        if lookup.is_none() && path != "/v1/events" {
+            return Err(ApiError::NotFound);
+        }
+        if request.method() != Method::GET {
+            return Err(ApiError::MethodNotAllowed("GET"));
+        }
+        let query = request.uri().query();
+        match lookup {
+            Some(lookup) => {
+                QueryString::parse(query, &[])?;
+                let rule = |_| {
+                    ApiError::BadRequest(
+                        "the path must end in a lookup id: 43 characters of base64url".into(),
+                    )
+                };
+                self.lookup(lookup.parse().map_err(rule)?).await
+            }
+            None => self.events(query).await,
+        }
+    }
+
+    async fn lookup(&self, lookup: LookupId) -> Result<Response, ApiError> {
+        let registry = Arc::clone(&self.registry);
+        self.workers
+            .run(move || {
+                let (found, as_of) = registry.store.find(lookup)?;
+                Ok::<_, ApiError>((found, as_of, registry))
+            })
+            .await?
+            .and_then(|(found, as_of, registry)| {
+                let as_of = as_of.into();
+                let Some(found) = found else { return Ok(self.missing(as_of)) };
+                if found.record.kind == Kind::Control {
+                    count(&self.metrics.lookups_control);
+                    return Ok(reply::json(StatusCode::OK, &Kinded { kind: Kind::Control.as_str(), as_of }));
+                }
+                if !found.is_alive(registry.clock.now()) {
+                    return Ok(self.missing(as_of));
+                }
+                let inner = registry.keks.unwrap(lookup, &found.record.sealed).map_err(|error| {
+                    tracing::error!(%error, "a record's outer layer does not open: a row was edited, or its KEK is not loaded");
+                    ApiError::Internal
+                })?;
+                count(&self.metrics.lookups_found);
+                let answer = Lookup {
+                    kind: found.record.kind.as_str(),
+                    record: B64.encode(inner.as_bytes()),
+                    units: &found.record.units,
+                    expires_at: found.record.expires_at,
+                    as_of,
+                };
+                Ok(reply::json(StatusCode::OK, &answer))
+            })
+    }
+
+    fn missing(&self, as_of: WirePosition) -> Response {
+        count(&self.metrics.lookups_missing);
+        reply::json(StatusCode::NOT_FOUND, &Missing { as_of })
+    }
+
+    async fn events(&self, query: Option<&str>) -> Result<Response, ApiError> {
+        let query = QueryString::parse(query, &["epoch", "after", "hold", "watcher", "lease"])?;
+        let hold = query.parsed::<u64>("hold", "must be a whole number of milliseconds")?;
+        let hold = hold.map_or(Duration::ZERO, Duration::from_millis);
+        // Both name the reader to the barrier, which is still to be built; a reader learns here if it says them wrongly.
+        query.parsed::<Uid>("watcher", "must be 16 bytes in base64url")?;
+        query.parsed::<u64>("lease", "must be a whole number of seconds")?;
+        let epoch =
+            query.parsed::<Uid>("epoch", "must be 16 bytes in base64url")?.map(|bytes| Epoch(bytes.0));
+        let after = query.parsed::<u64>("after", "must be a whole number")?;
+        let after = match (epoch, after) {
+            (Some(epoch), Some(seq)) => Some(Position { epoch, seq }),
+            (None, None) => None,
+            _ => return Err(ApiError::BadRequest("epoch and after: give both or neither".into())),
+        };
+        let slot_key =
+            Zeroizing::new(B64.encode(self.registry.keks.first().derive(SLOT_KEY_LABEL).as_slice()));
+        let (status, position, events) = match self.feed.ask(after, hold).await.map_err(|_| ApiError::Busy)? {
+            Answer::Events { position, events } => {
+                (StatusCode::OK, position, Some(events.into_iter().map(WireEvent::from).collect()))
+            }
+            Answer::StartOver { position } => (StatusCode::GONE, position, None),
+        };
+        Ok(reply::json(status, &EventsAnswer { position: position.into(), events, slot_key }))
+    }
+}

@@ -1,0 +1,363 @@
+//! The registry's folder: what `init` makes, and what everything else opens.
+
+use crate::certificates::{self, CertificateError, KeyPem, Purpose};
+use crate::files::{self, PrivateFileError, Readers};
+use crate::ports::{Clock, Random, draw};
+use crate::registry::{Authorities, Registry};
+use crate::store::sqlite::SqliteStore;
+use crate::store::{Epoch, StoreError};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as B64;
+use capability::Authority;
+use capability::record::{Kek, Keks};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use zeroize::{Zeroize, Zeroizing};
+
+/// The SAN by which a gateway's client certificate is known, unless told otherwise.
+pub const GATEWAY_SAN: &str = "membrane-gateway";
+/// What the registry's own certificate is good for.
+const REGISTRY_SANS: [&str; 3] = ["membrane-registry", "localhost", "127.0.0.1"];
+
+/// The folder could not be made or opened. The message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum HomeError {
+    /// A file could not be read or written.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A key could not be read, or others may read it.
+    #[error(transparent)]
+    Key(#[from] PrivateFileError),
+    /// There is no registry.
+    #[error("{dir} holds no registry: run membrane-registry init --dir {dir}", dir = dir.display())]
+    NotThere {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// Something is missing that must not be made anew.
+    #[error("{missing} is missing although {present} is there: restore it from your backup", missing = missing.display(), present = present.display())]
+    Missing {
+        /// What is missing.
+        missing: PathBuf,
+        /// What would be useless with a new one.
+        present: PathBuf,
+    },
+    /// A file's content is not what it should be.
+    #[error("{path}: {what}", path = path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong; never the content.
+        what: &'static str,
+    },
+    /// A certificate could not be made.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// The store could not be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What stands in `registry.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    authorities: Vec<String>,
+}
+
+/// A certificate with its key that `init` makes and `cert issue` renews.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leaf {
+    /// The registry's own, on both listeners.
+    Control,
+    /// The gateway's own, towards its clients.
+    Gateway,
+    /// The gateway's, towards the registry.
+    GatewayClient,
+}
+
+impl Leaf {
+    /// All of them.
+    pub const ALL: [Leaf; 3] = [Leaf::Control, Leaf::Gateway, Leaf::GatewayClient];
+
+    /// Its file's name without the ending.
+    pub fn name(self) -> &'static str {
+        match self {
+            Leaf::Control => "control",
+            Leaf::Gateway => "gateway",
+            Leaf::GatewayClient => "gateway-client",
+        }
+    }
+
+    fn sans(self, authorities: &Authorities) -> Vec<String> {
+        let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        match self {
+            Leaf::Control => own(&REGISTRY_SANS),
+            Leaf::GatewayClient => own(&[GATEWAY_SAN]),
+            Leaf::Gateway => {
+                let ours = std::iter::once(&authorities.first).chain(&authorities.others);
+                let host = |authority: &Authority| authority.host().trim_matches(['[', ']']).to_owned();
+                let mut names: Vec<String> = Vec::new();
+                for name in ours.map(host).chain(own(&["localhost", "127.0.0.1"]) as Vec<String>) {
+                    if !names.contains(&name) {
+                        names.push(name);
+                    }
+                }
+                names
+            }
+        }
+    }
+}
+
+/// The folder.
+#[derive(Debug, Clone)]
+pub struct Home {
+    dir: PathBuf,
+    /// The names under which our capabilities are honoured.
+    pub authorities: Authorities,
+}
+
+/// What `init` did.
+#[derive(Debug)]
+pub struct Initialised {
+    /// The folder.
+    pub home: Home,
+    /// The files that were made; none if everything was there.
+    pub made: Vec<PathBuf>,
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> HomeError + use<> {
+    let path = path.to_owned();
+    move |source| HomeError::Io { path, source }
+}
+
+impl Home {
+    /// Makes what is missing in `dir`: key-encryption key, CA, certificates, store, configuration, in this order. Every file
+    /// appears whole or not at all and none is overwritten, so that a run that was killed is completed by the next.
+    pub fn init(
+        dir: &Path,
+        authorities: Authorities,
+        clock: &dyn Clock,
+        random: &dyn Random,
+    ) -> Result<Initialised, HomeError> {
+        make_folder(dir)?;
+        // Two runs at once would sign certificates with two CAs.
+        let folder = File::open(dir).map_err(at(dir))?;
+        folder.lock().map_err(at(dir))?;
+        files::remove_unfinished(dir).map_err(at(dir))?;
+        let authorities = match Home::open(dir) {
+            Ok(home) => home.authorities,
+            Err(HomeError::NotThere { .. }) => authorities,
+            Err(error) => return Err(error),
+        };
+        let home = Home { dir: dir.to_owned(), authorities };
+        let mut made = Vec::new();
+
+        if !home.exists(&home.kek())? {
+            if home.exists(&home.database())? {
+                return Err(HomeError::Missing { missing: home.kek(), present: home.database() });
+            }
+            let mut line = Zeroizing::new(B64.encode(Zeroizing::new(draw::<32>(random)).as_slice()));
+            line.push('\n');
+            home.put(&home.kek(), line.as_bytes(), Readers::Owner, &mut made)?;
+        }
+        home.complete_authority(clock, &mut made)?;
+        make_folder(&home.dir.join("tls"))?;
+        files::remove_unfinished(&home.dir.join("tls")).map_err(at(&home.dir))?;
+        for leaf in Leaf::ALL {
+            home.complete_leaf(leaf, clock, &mut made)?;
+        }
+        if !home.exists(&home.database())? {
+            home.open_store(random)?;
+            made.push(home.database());
+        }
+        let config = Config { authorities: home.all_authorities() };
+        let mut json =
+            serde_json::to_vec_pretty(&config).map_err(|error| at(&home.config())(error.into()))?;
+        json.push(b'\n');
+        home.put(&home.config(), &json, Readers::All, &mut made)?;
+        Ok(Initialised { home, made })
+    }
+
+    /// Opens the folder that `init` made.
+    pub fn open(dir: &Path) -> Result<Home, HomeError> {
+        let path = dir.join("registry.json");
+        let text = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(HomeError::NotThere { dir: dir.to_owned() });
+            }
+            other => other.map_err(at(&path))?,
+        };
+        let what = "must be {\"authorities\": [\"host:port\", …]} with at least one authority";
+        let content = || HomeError::Content { path: path.clone(), what };
+        let config: Config = serde_json::from_slice(&text).map_err(|_| content())?;
+        let mut names =
+            config.authorities.iter().map(|name| name.parse::<Authority>().map_err(|_| content()));
+        let first = names.next().ok_or_else(content)??;
+        let others = names.collect::<Result<_, _>>()?;
+        Ok(Home { dir: dir.to_owned(), authorities: Authorities { first, others } })
+    }
+
+    /// Opens the store and the keys.
+    pub fn registry(
+        &self,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+        allow_private_targets: bool,
+    ) -> Result<Registry, HomeError> {
+        let keks = self.keks()?;
+        if !self.exists(&self.database())? {
+            return Err(HomeError::Missing { missing: self.database(), present: self.config() });
+        }
+        let store = Arc::new(self.open_store(&*random)?);
+        let authorities = self.authorities.clone();
+        Ok(Registry { store, keks, authorities, allow_private_targets, clock, random })
+    }
+
+    /// Signs a certificate anew; its key stays. Running servers notice.
+    pub fn renew(&self, leaf: Leaf, clock: &dyn Clock) -> Result<PathBuf, HomeError> {
+        let path = self.certificate(leaf);
+        let certificate = self.sign(leaf, clock)?;
+        files::write_whole(&path, certificate.as_bytes(), Readers::All, true).map_err(at(&path))?;
+        Ok(path)
+    }
+
+    /// The CA's certificate.
+    pub fn ca(&self) -> PathBuf {
+        self.dir.join("ca.pem")
+    }
+
+    /// A certificate.
+    pub fn certificate(&self, leaf: Leaf) -> PathBuf {
+        self.dir.join("tls").join(format!("{}.pem", leaf.name()))
+    }
+
+    /// A certificate's key.
+    pub fn key(&self, leaf: Leaf) -> PathBuf {
+        self.dir.join("tls").join(format!("{}-key.pem", leaf.name()))
+    }
+
+    fn kek(&self) -> PathBuf {
+        self.dir.join("kek")
+    }
+
+    fn ca_key(&self) -> PathBuf {
+        self.dir.join("ca-key.pem")
+    }
+
+    fn database(&self) -> PathBuf {
+        self.dir.join("registry.db")
+    }
+
+    fn config(&self) -> PathBuf {
+        self.dir.join("registry.json")
+    }
+
+    fn all_authorities(&self) -> Vec<String> {
+        let all = std::iter::once(&self.authorities.first).chain(&self.authorities.others);
+        all.map(|authority| authority.as_str().to_owned()).collect()
+    }
+
+    fn open_store(&self, random: &dyn Random) -> Result<SqliteStore, HomeError> {
+        let log = self.dir.join("revocations.log");
+        Ok(SqliteStore::open(&self.database(), &log, Epoch(draw(random)))?)
+    }
+
+    /// One key a line, the sealing one first.
+    fn keks(&self) -> Result<Keks, HomeError> {
+        let path = self.kek();
+        let text = files::read_private(&path)?;
+        let parse = |line: &[u8]| {
+            let mut bytes = [0; 32];
+            let read = B64.decode_slice(line, &mut bytes);
+            let kek = matches!(read, Ok(32)).then(|| Kek::new(&mut bytes));
+            bytes.zeroize();
+            kek.ok_or(HomeError::Content {
+                path: self.kek(),
+                what: "each line must be 32 bytes in base64url",
+            })
+        };
+        let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
+        let mut keks = lines.map(parse);
+        let first = keks.next().ok_or(HomeError::Content { path: path.clone(), what: "holds no key" })??;
+        Ok(Keks::new(first, keks.collect::<Result<_, _>>()?))
+    }
+
+    fn exists(&self, path: &Path) -> Result<bool, HomeError> {
+        path.try_exists().map_err(at(path))
+    }
+
+    fn put(
+        &self,
+        path: &Path,
+        content: &[u8],
+        readers: Readers,
+        made: &mut Vec<PathBuf>,
+    ) -> Result<(), HomeError> {
+        if files::write_whole(path, content, readers, false).map_err(at(path))? {
+            made.push(path.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Keys are written before their certificates, so that a key alone is a run that was killed.
+    fn complete_authority(&self, clock: &dyn Clock, made: &mut Vec<PathBuf>) -> Result<(), HomeError> {
+        if self.exists(&self.ca())? {
+            return Ok(());
+        }
+        for leaf in Leaf::ALL {
+            if self.exists(&self.certificate(leaf))? {
+                return Err(HomeError::Missing { missing: self.ca(), present: self.certificate(leaf) });
+            }
+        }
+        if !self.exists(&self.ca_key())? {
+            self.put(&self.ca_key(), certificates::new_key()?.as_bytes(), Readers::Owner, made)?;
+        }
+        let certificate = certificates::authority(&read_key(&self.ca_key())?, clock.now())?;
+        self.put(&self.ca(), certificate.as_bytes(), Readers::All, made)
+    }
+
+    fn complete_leaf(&self, leaf: Leaf, clock: &dyn Clock, made: &mut Vec<PathBuf>) -> Result<(), HomeError> {
+        let (certificate, key) = (self.certificate(leaf), self.key(leaf));
+        if self.exists(&certificate)? {
+            let missing = !self.exists(&key)?;
+            return if missing {
+                Err(HomeError::Missing { missing: key, present: certificate })
+            } else {
+                Ok(())
+            };
+        }
+        if !self.exists(&key)? {
+            self.put(&key, certificates::new_key()?.as_bytes(), Readers::Owner, made)?;
+        }
+        self.put(&certificate, self.sign(leaf, clock)?.as_bytes(), Readers::All, made)
+    }
+
+    fn sign(&self, leaf: Leaf, clock: &dyn Clock) -> Result<String, HomeError> {
+        let ca = fs::read_to_string(self.ca()).map_err(at(&self.ca()))?;
+        let purpose = if leaf == Leaf::GatewayClient { Purpose::Client } else { Purpose::Server };
+        let (ca_key, key) = (read_key(&self.ca_key())?, read_key(&self.key(leaf))?);
+        Ok(certificates::issue(&ca, &ca_key, &key, purpose, leaf.sans(&self.authorities), clock.now())?)
+    }
+}
+
+fn read_key(path: &Path) -> Result<KeyPem, HomeError> {
+    let bytes = files::read_private(path)?;
+    let text = std::str::from_utf8(&bytes);
+    let text =
+        text.map_err(|_| HomeError::Content { path: path.to_owned(), what: "must be a key in PEM" })?;
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
+fn make_folder(dir: &Path) -> Result<(), HomeError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(at(dir))
+}

@@ -1,0 +1,56 @@
+//! The tables, and how an older store is brought up to date.
+
+use crate::store::{Epoch, StoreError};
+use rusqlite::{Transaction, params};
+
+/// The version that this program writes, kept in `user_version`.
+const VERSION: i64 = 1;
+
+// Ids are compared bytewise: SQLite's default collation (BINARY) does that. `units` is a record's pairs, 32 bytes each,
+// bound by its seal. A membrane or tenant that is gone stays as a tombstone: its uid is never used again, its id may be.
+const FIRST: &str = "
+CREATE TABLE head (only INTEGER PRIMARY KEY CHECK (only = 1), epoch BLOB NOT NULL, seq INTEGER NOT NULL);
+CREATE TABLE units (unit BLOB PRIMARY KEY NOT NULL, revoked_at INTEGER);
+CREATE TABLE tenants (
+    uid BLOB PRIMARY KEY NOT NULL REFERENCES units (unit) DEFERRABLE INITIALLY DEFERRED,
+    id TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    gone INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX tenants_by_id ON tenants (id) WHERE gone = 0;
+CREATE TABLE membranes (
+    uid BLOB PRIMARY KEY NOT NULL REFERENCES units (unit) DEFERRABLE INITIALLY DEFERRED,
+    tenant BLOB NOT NULL REFERENCES tenants (uid),
+    id TEXT NOT NULL,
+    units BLOB NOT NULL,
+    expires_at INTEGER,
+    escrow BLOB,
+    created_at INTEGER NOT NULL,
+    gone INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX membranes_by_id ON membranes (tenant, id) WHERE gone = 0;
+CREATE TABLE records (
+    lookup BLOB PRIMARY KEY NOT NULL,
+    sealed BLOB NOT NULL,
+    kind INTEGER NOT NULL,
+    units BLOB NOT NULL,
+    expires_at INTEGER,
+    created_at INTEGER NOT NULL
+);
+CREATE TABLE events (seq INTEGER PRIMARY KEY NOT NULL, unit BLOB NOT NULL);
+";
+
+/// Makes the tables of a new store. A store of a newer program is refused rather than misread.
+pub(super) fn bring_up_to_date(tx: &Transaction<'_>, fresh: Epoch) -> Result<(), StoreError> {
+    let found: i64 = tx.query_row("SELECT user_version FROM pragma_user_version", [], |row| row.get(0))?;
+    match found {
+        VERSION => Ok(()),
+        0 => {
+            tx.execute_batch(FIRST)?;
+            tx.execute("INSERT INTO head (only, epoch, seq) VALUES (1, ?1, 0)", params![fresh.0])?;
+            tx.pragma_update(None, "user_version", VERSION)?;
+            Ok(())
+        }
+        _ => Err(StoreError::Newer { found, known: VERSION }),
+    }
+}

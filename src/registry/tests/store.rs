@@ -1,0 +1,394 @@
+//! The store's contract, for every backend: add a backend to `backends`, and all of it is asked of it.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code")]
+
+use capability::record::Kind;
+use capability::{LookupId, MembraneId, Uid, Unit, UnitPair, Units};
+use registry::store::sqlite::SqliteStore;
+use registry::store::{
+    Added, Epoch, Event, Events, Membrane, NewMembrane, NewTenant, Page, Position, Record, Revoked, Store,
+};
+use std::path::Path;
+use std::sync::Arc;
+
+const NOW: u64 = 1_790_000_000;
+
+/// Opens, or opens again, the store that lives in a folder.
+type Open = fn(&Path, Epoch) -> Arc<dyn Store>;
+
+fn backends() -> Vec<Open> {
+    vec![|dir, fresh| {
+        Arc::new(SqliteStore::open(&dir.join("registry.db"), &dir.join("revocations.log"), fresh).unwrap())
+    }]
+}
+
+fn each(test: impl Fn(&dyn Fn(u8) -> Arc<dyn Store>)) {
+    for open in backends() {
+        let dir = tempfile::tempdir().unwrap();
+        test(&|epoch| open(dir.path(), Epoch([epoch; 16])));
+    }
+}
+
+fn pair(tenant: u8, membrane: Option<u8>) -> UnitPair {
+    UnitPair { tenant: Uid([tenant; 16]), membrane: membrane.map(|m| Uid([m; 16])) }
+}
+
+fn record(lookup: u8, kind: Kind, units: &Units, expires_at: Option<u64>) -> Record {
+    Record {
+        lookup: LookupId([lookup; 32]),
+        sealed: vec![lookup; 600],
+        kind,
+        units: units.clone(),
+        expires_at,
+        created_at: NOW,
+    }
+}
+
+fn tenant(uid: u8, id: &str) -> NewTenant {
+    let units = Units::own(pair(uid, None));
+    NewTenant {
+        uid: Uid([uid; 16]),
+        id: id.into(),
+        records: vec![record(uid, Kind::Control, &units, None)],
+        created_at: NOW,
+    }
+}
+
+fn membrane(tenant: u8, uid: u8, id: &str) -> NewMembrane {
+    let units = Units::own(pair(tenant, Some(uid)));
+    NewMembrane {
+        records: vec![record(uid, Kind::Control, &units, None)],
+        membrane: Membrane {
+            uid: Uid([uid; 16]),
+            tenant: Uid([tenant; 16]),
+            id: MembraneId::parse(id).unwrap(),
+            units,
+            expires_at: None,
+            escrow: vec![uid; 300],
+            created_at: NOW,
+        },
+    }
+}
+
+fn guard(lookup: u8) -> [LookupId; 1] {
+    [LookupId([lookup; 32])]
+}
+
+fn ids(store: &dyn Store, tenant: u8, page: Page) -> Vec<String> {
+    let membranes = store.membranes(Uid([tenant; 16]), NOW, &page).unwrap();
+    membranes.into_iter().map(|membrane| membrane.id.as_str().to_owned()).collect()
+}
+
+fn all() -> Page {
+    Page { limit: usize::MAX, ..Page::default() }
+}
+
+fn revoke(store: &dyn Store, unit: u8) -> Revoked {
+    store.revoke(Unit::Uid(Uid([unit; 16])), NOW).unwrap()
+}
+
+fn is_alive(store: &dyn Store, lookup: u8) -> bool {
+    store.find(LookupId([lookup; 32])).unwrap().0.is_some_and(|found| found.is_alive(NOW))
+}
+
+#[test]
+fn what_was_added_is_there_after_opening_again() {
+    each(|open| {
+        let store = open(1);
+        assert_eq!(store.add_tenant(&tenant(1, "acme")).unwrap(), Added::Yes);
+        assert_eq!(store.add_membrane(&guard(1), NOW, &membrane(1, 2, "m")).unwrap(), Added::Yes);
+        let units = Units::join(pair(1, Some(2)), &[&Units::own(pair(1, None))]).unwrap();
+        let grant = record(3, Kind::Grant, &units, Some(NOW + 5));
+        assert_eq!(store.add_record(&guard(2), NOW, &grant).unwrap(), Added::Yes);
+        drop(store);
+        let store = open(9);
+        let (found, as_of) = store.find(LookupId([3; 32])).unwrap();
+        let found = found.unwrap();
+        assert_eq!((found.record.clone(), found.dead.len()), (grant, 0));
+        assert_eq!(as_of, Position { epoch: Epoch([1; 16]), seq: 0 });
+        assert!(found.is_alive(NOW + 4) && !found.is_alive(NOW + 5));
+        assert_eq!(store.find(LookupId([4; 32])).unwrap().0, None);
+        assert_eq!(store.tenants().unwrap()[0].id, "acme");
+        assert_eq!(store.membranes(Uid([1; 16]), NOW, &all()).unwrap(), [membrane(1, 2, "m").membrane]);
+    });
+}
+
+#[test]
+fn ids_stand_for_one_thing_at_a_time() {
+    each(|open| {
+        let store = open(1);
+        assert_eq!(store.add_tenant(&tenant(1, "acme")).unwrap(), Added::Yes);
+        assert_eq!(store.add_tenant(&tenant(2, "acme")).unwrap(), Added::Taken);
+        assert_eq!(store.add_tenant(&tenant(2, "other")).unwrap(), Added::Yes);
+        assert_eq!(store.add_membrane(&guard(1), NOW, &membrane(1, 3, "m")).unwrap(), Added::Yes);
+        assert_eq!(store.add_membrane(&guard(1), NOW, &membrane(1, 4, "m")).unwrap(), Added::Taken);
+        assert_eq!(store.add_membrane(&guard(2), NOW, &membrane(2, 4, "m")).unwrap(), Added::Yes);
+        assert!(matches!(revoke(&*store, 3), Revoked::Now(_)));
+        assert_eq!(store.add_membrane(&guard(1), NOW, &membrane(1, 5, "m")).unwrap(), Added::Yes);
+        assert!(matches!(revoke(&*store, 1), Revoked::Now(_)));
+        assert_eq!(store.add_tenant(&tenant(6, "acme")).unwrap(), Added::Yes);
+        // What expired frees its id too, and is revoked before it does.
+        let mut short = membrane(2, 7, "short");
+        short.membrane.expires_at = Some(NOW + 1);
+        assert_eq!(store.add_membrane(&guard(2), NOW, &short).unwrap(), Added::Yes);
+        assert_eq!(store.add_membrane(&guard(2), NOW, &membrane(2, 8, "short")).unwrap(), Added::Taken);
+        assert_eq!(store.add_membrane(&guard(2), NOW + 1, &membrane(2, 8, "short")).unwrap(), Added::Yes);
+        assert_eq!(revoke(&*store, 7), Revoked::Already);
+    });
+}
+
+#[test]
+fn guards_that_are_not_alive_let_nothing_in() {
+    each(|open| {
+        let store = open(1);
+        let _ = store.add_tenant(&tenant(1, "acme")).unwrap();
+        let _ = store.add_membrane(&guard(1), NOW, &membrane(1, 2, "m")).unwrap();
+        let units = Units::own(pair(1, Some(2)));
+        let expiring = record(3, Kind::Control, &units, Some(NOW + 1));
+        assert_eq!(store.add_record(&guard(2), NOW, &expiring).unwrap(), Added::Yes);
+        let new = record(4, Kind::Grant, &units, None);
+        let refused = |guards: &[LookupId], now, dead: u8| {
+            assert_eq!(store.add_record(guards, now, &new).unwrap(), Added::Dead(LookupId([dead; 32])));
+            let added = store.add_membrane(guards, now, &membrane(1, 9, "n")).unwrap();
+            assert_eq!(added, Added::Dead(LookupId([dead; 32])));
+            assert_eq!(store.find(new.lookup).unwrap().0, None);
+            assert!(!ids(&*store, 1, all()).contains(&"n".to_owned()));
+        };
+        refused(&[guard(1), guard(8)].concat(), NOW, 8);
+        refused(&guard(3), NOW + 1, 3);
+        let _ = store.revoke(Unit::Lookup(LookupId([3; 32])), NOW).unwrap();
+        refused(&guard(3), NOW, 3);
+        let _ = revoke(&*store, 2);
+        refused(&[guard(1), guard(2)].concat(), NOW, 2);
+    });
+}
+
+#[test]
+fn an_error_leaves_nothing_half_written() {
+    each(|open| {
+        let store = open(1);
+        let _ = store.add_tenant(&tenant(1, "acme")).unwrap();
+        // The second record's lookup id is there already: the first, the membrane and its unit must go with it.
+        let mut new = membrane(1, 2, "m");
+        new.records = vec![
+            record(2, Kind::Control, &new.membrane.units, None),
+            record(1, Kind::Control, &new.membrane.units, None),
+        ];
+        assert!(store.add_membrane(&guard(1), NOW, &new).is_err());
+        assert_eq!(store.find(LookupId([2; 32])).unwrap().0, None);
+        assert!(ids(&*store, 1, all()).is_empty());
+        assert_eq!(revoke(&*store, 2), Revoked::Unknown);
+        assert_eq!(store.add_membrane(&guard(1), NOW, &membrane(1, 2, "m")).unwrap(), Added::Yes);
+    });
+}
+
+#[test]
+fn missing_is_dead() {
+    each(|open| {
+        let store = open(1);
+        let _ = store.add_tenant(&tenant(1, "acme")).unwrap();
+        let units = Units::join(pair(1, None), &[&Units::own(pair(7, Some(8)))]).unwrap();
+        let _ = store.add_record(&guard(1), NOW, &record(2, Kind::Grant, &units, None)).unwrap();
+        let dead = store.find(LookupId([2; 32])).unwrap().0.unwrap().dead;
+        assert_eq!(dead, [Unit::Uid(Uid([7; 16])), Unit::Uid(Uid([8; 16]))]);
+    });
+}
+
+#[test]
+fn membranes_are_listed_by_the_bytes_of_their_ids() {
+    each(|open| {
+        let store = open(1);
+        let _ = store.add_tenant(&tenant(1, "acme")).unwrap();
+        let _ = store.add_tenant(&tenant(2, "other")).unwrap();
+        let names = ["b", "B", "\u{e9}", "a b", "ab", "\u{1f980}", "\u{ffff}"];
+        for (index, id) in names.iter().enumerate() {
+            let _ = store
+                .add_membrane(&guard(1), NOW, &membrane(1, 10 + u8::try_from(index).unwrap(), id))
+                .unwrap();
+        }
+        let mut sorted = names.to_vec();
+        sorted.sort_by_key(|id| id.as_bytes());
+        assert_eq!(ids(&*store, 1, all()), sorted);
+        assert!(ids(&*store, 2, all()).is_empty());
+        let after = Some(MembraneId::parse("a b").unwrap());
+        assert_eq!(ids(&*store, 1, Page { after, limit: 2, id: None }), ["ab", "b"]);
+        let id = Some(MembraneId::parse("ab").unwrap());
+        assert_eq!(ids(&*store, 1, Page { id: id.clone(), limit: 5, after: None }), ["ab"]);
+        assert!(ids(&*store, 1, Page { after: id.clone(), id, limit: 5 }).is_empty());
+        let _ = revoke(&*store, 1);
+        assert!(ids(&*store, 1, all()).is_empty());
+    });
+}
+
+#[test]
+fn listing_passes_over_many_that_are_dead() {
+    each(|open| {
+        let store = open(1);
+        let _ = store.add_tenant(&tenant(1, "acme")).unwrap();
+        let _ = store.add_tenant(&tenant(2, "other")).unwrap();
+        for index in 0..600u32 {
+            let mut new = membrane(1, 3, &format!("{index:04}"));
+            new.membrane.uid.0[..4].copy_from_slice(&index.to_be_bytes());
+            // All but the last were made through a delegation of tenant 2's.
+            let delegation = Units::own(pair(2, None));
+            let own = UnitPair { tenant: Uid([1; 16]), membrane: Some(new.membrane.uid) };
+            let inherited: &[&Units] = if index < 599 { &[&delegation] } else { &[] };
+            new.membrane.units = Units::join(own, inherited).unwrap();
+            new.records.clear();
+            let _ = store.add_membrane(&guard(1), NOW, &new).unwrap();
+        }
+        let _ = revoke(&*store, 2);
+        assert_eq!(ids(&*store, 1, Page { limit: 1, ..Page::default() }), ["0599"]);
+    });
+}
+
+#[test]
+fn the_feed_is_contiguous_and_in_the_order_of_commits() {
+    each(|open| {
+        let store = open(1);
+        let head = |seq| Position { epoch: Epoch([1; 16]), seq };
+        let _ = store.add_tenant(&tenant(1, "acme")).unwrap();
+        for uid in 10..60 {
+            let _ = store.add_membrane(&guard(1), NOW, &membrane(1, uid, &uid.to_string())).unwrap();
+        }
+        // Several writers at once.
+        std::thread::scope(|scope| {
+            for writer in 0..5 {
+                let store = &store;
+                scope.spawn(move || {
+                    (0..10).for_each(|i| {
+                        assert!(matches!(revoke(&**store, 10 + writer * 10 + i), Revoked::Now(_)))
+                    })
+                });
+            }
+        });
+        let Events { head: now, events } = store.events(None).unwrap();
+        assert_eq!(now, head(50));
+        assert_eq!(events.iter().map(|event| event.seq).collect::<Vec<_>>(), (1..=50).collect::<Vec<_>>());
+        assert_eq!(revoke(&*store, 10), Revoked::Already);
+        let later = store.events(Some(head(48))).unwrap();
+        assert_eq!(later.events, events[48..]);
+        assert_eq!(store.events(Some(head(50))).unwrap().events, []);
+        for elsewhere in [head(51), Position { epoch: Epoch([2; 16]), seq: 50 }] {
+            assert_eq!(store.events(Some(elsewhere)).unwrap().events, events, "as if nothing had been said");
+        }
+        let _ = store.revoke(Unit::Lookup(LookupId([10; 32])), NOW).unwrap();
+        let last = store.events(Some(head(50))).unwrap();
+        assert_eq!(last.events, [Event { seq: 51, unit: Unit::Lookup(LookupId([10; 32])) }]);
+        assert_eq!(
+            store.find(LookupId([1; 32])).unwrap().1,
+            head(51),
+            "a lookup's position is its snapshot's"
+        );
+        assert_eq!(store.revoke(Unit::Lookup(LookupId([99; 32])), NOW).unwrap(), Revoked::Unknown);
+    });
+}
+
+#[test]
+fn clearing_up_removes_what_is_dead_for_ever_and_nothing_else() {
+    each(|open| {
+        let store = open(1);
+        let _ = store.add_tenant(&tenant(1, "acme")).unwrap();
+        for uid in [2, 3] {
+            let _ = store.add_membrane(&guard(1), NOW, &membrane(1, uid, &uid.to_string())).unwrap();
+        }
+        for (lookup, membrane, expires_at) in
+            [(20, 2, None), (21, 2, Some(NOW + 9)), (30, 3, None), (31, 3, Some(NOW + 1))]
+        {
+            let grant = record(lookup, Kind::Grant, &Units::own(pair(1, Some(membrane))), expires_at);
+            assert_eq!(store.add_record(&guard(1), NOW, &grant).unwrap(), Added::Yes);
+        }
+        let _ = revoke(&*store, 2);
+        let (mut after, mut removed, mut steps) = (None, 0, 0);
+        loop {
+            let collected = store.collect(after, 2, NOW + 1).unwrap();
+            (removed, steps) = (removed + collected.removed, steps + 1);
+            after = collected.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!((removed, steps), (3, 4));
+        for (lookup, there) in
+            [(1, true), (2, true), (3, true), (20, false), (21, false), (30, true), (31, false)]
+        {
+            assert_eq!(store.find(LookupId([lookup; 32])).unwrap().0.is_some(), there, "{lookup}");
+        }
+    });
+}
+
+#[test]
+fn two_processes_see_each_other() {
+    each(|open| {
+        let (server, operator) = (open(1), open(2));
+        let _ = server.add_tenant(&tenant(1, "acme")).unwrap();
+        let _ = server.add_membrane(&guard(1), NOW, &membrane(1, 2, "m")).unwrap();
+        assert!(is_alive(&*server, 2));
+        assert!(matches!(revoke(&*operator, 2), Revoked::Now(_)));
+        assert!(!is_alive(&*server, 2));
+        assert_eq!(server.events(None).unwrap().head.seq, 1);
+    });
+}
+
+#[test]
+fn an_older_copy_of_the_store_forgets_no_revocation() {
+    let dir = tempfile::tempdir().unwrap();
+    let (live, copy) = (dir.path().join("registry.db"), dir.path().join("copy.db"));
+    let open =
+        |epoch| SqliteStore::open(&live, &dir.path().join("revocations.log"), Epoch([epoch; 16])).unwrap();
+    let store = open(1);
+    let _ = store.add_tenant(&tenant(1, "acme")).unwrap();
+    for uid in [2, 3, 4] {
+        let _ = store.add_membrane(&guard(1), NOW, &membrane(1, uid, &uid.to_string())).unwrap();
+    }
+    let _ = revoke(&store, 2);
+    rusqlite::Connection::open(&live).unwrap().execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
+    let _ = revoke(&store, 3);
+    drop(store);
+    for file in ["registry.db", "registry.db-wal", "registry.db-shm"] {
+        let _ = std::fs::remove_file(dir.path().join(file));
+    }
+    std::fs::rename(&copy, &live).unwrap();
+    let store = open(7);
+    assert!(!is_alive(&store, 2) && !is_alive(&store, 3) && is_alive(&store, 4));
+    let head = store.events(None).unwrap().head;
+    assert_eq!(head, Position { epoch: Epoch([7; 16]), seq: 2 });
+    let _ = revoke(&store, 4);
+    drop(store);
+    // In agreement again: no third epoch.
+    assert_eq!(open(8).events(None).unwrap().head, Position { epoch: Epoch([7; 16]), seq: 3 });
+    // The log lost: nothing lives again, and nobody trusts the old positions.
+    std::fs::remove_file(dir.path().join("revocations.log")).unwrap();
+    let store = open(9);
+    assert_eq!(store.events(None).unwrap().head.epoch, Epoch([9; 16]));
+    assert!(!is_alive(&store, 4));
+    drop(store);
+    // ... and the log was written anew from what the store knew.
+    assert_eq!(std::fs::read_to_string(dir.path().join("revocations.log")).unwrap().lines().count(), 4);
+}
+
+#[test]
+fn a_revocation_that_reached_the_log_alone_is_made_good() {
+    use std::io::Write as _;
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("revocations.log");
+    let open = |epoch| SqliteStore::open(&dir.path().join("registry.db"), &log, Epoch([epoch; 16])).unwrap();
+    let store = open(1);
+    let _ = store.add_tenant(&tenant(1, "acme")).unwrap();
+    drop(store);
+    let line = format!("{} 1 {}\n", Uid([1; 16]), Uid([1; 16]));
+    std::fs::OpenOptions::new().append(true).open(&log).unwrap().write_all(line.as_bytes()).unwrap();
+    let store = open(5);
+    assert!(!is_alive(&store, 1));
+    assert_eq!(store.events(None).unwrap().head.epoch, Epoch([5; 16]));
+}
+
+#[test]
+fn a_store_of_a_newer_program_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (db, log) = (dir.path().join("registry.db"), dir.path().join("revocations.log"));
+    drop(SqliteStore::open(&db, &log, Epoch([1; 16])).unwrap());
+    rusqlite::Connection::open(&db).unwrap().pragma_update(None, "user_version", 2).unwrap();
+    let error = SqliteStore::open(&db, &log, Epoch([1; 16])).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("use the newer program"), "{error}");
+}
