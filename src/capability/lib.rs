@@ -28,8 +28,12 @@ pub use grant::{Aws4Credential, Grant, Header, Hmac, MAX_TIMEOUT_MS, Scheme, Tar
 pub use ids::{IdError, LookupId, MembraneId, Uid, Unit};
 pub use secret::Secret;
 pub use token::{RecordKeys, Token, TokenError};
-pub use units::{MAX_UNIT_PAIRS, TooDeep, UnitPair, Units};
+pub use units::{MAX_SOURCES, MAX_UNIT_PAIRS, TooDeep, UnitPair, Units};
 pub use uri::{CapabilityUri, UriError};
+
+/// The message of a 401. The registry's and the filter's are the same, so that nobody can tell a dead control, which only the
+/// registry refuses, from a token that never was.
+pub const UNAUTHORIZED: &str = "a valid capability is required: Authorization: Bearer CPBLTY1-…";
 
 /// base64url without padding (RFC 4648 §5), refusing non-canonical last characters: one value, one spelling.
 pub(crate) const B64: base64::engine::GeneralPurpose = base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -103,7 +103,7 @@ pub struct Header<'a> {
 
 impl Header<'_> {
     fn aad(&self) -> Vec<u8> {
-        let mut aad = Vec::with_capacity(128 + self.units.size());
+        let mut aad = Vec::with_capacity(1_024);
         let mut field = |bytes: &[u8]| {
             // Fields are at most 32 bytes.
             aad.extend((bytes.len() as u32).to_be_bytes());
@@ -120,6 +120,10 @@ impl Header<'_> {
         }
         for pair in self.units.iter() {
             field(&pair.to_bytes());
+        }
+        // A byte longer than a pair, so that neither can be read as the other.
+        for source in self.units.sources() {
+            field(&[&[1u8][..], &source.0].concat());
         }
         aad
     }
@@ -310,6 +314,7 @@ mod tests {
             Header { expires_at: None, ..header },
             Header { expires_at: Some(1_900_000_001), ..header },
             Header { units: &other_units, ..header },
+            Header { units: &units.clone().re_exporting(LookupId([0; 32])).unwrap(), ..header },
         ] {
             assert_eq!(open(&token, &wrong, inner.as_bytes()), Err(RecordError::DoesNotOpen));
         }

@@ -157,9 +157,9 @@ impl Host for Envoy {
         if !self.act_on(context) {
             return;
         }
-        let content_type = ("content-type", "application/json");
-        let headers = core::iter::once(content_type).chain(reply.header());
-        if let Ok(headers) = pairs::encode(headers.map(|(name, value)| (name.as_bytes(), value.as_bytes()))) {
+        if let Ok(headers) =
+            pairs::encode(reply.headers().map(|(name, value)| (name.as_bytes(), value.as_bytes())))
+        {
             abi::send_local_response(reply.status, &headers, reply.body().as_bytes());
         }
     }

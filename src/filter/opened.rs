@@ -68,9 +68,9 @@ impl Opened {
         }
     }
 
-    /// Everything whose revocation kills it: its tenants, its membranes, itself.
+    /// Everything whose revocation kills it: its tenants, its membranes, what it is a re-export of, itself.
     pub fn units(&self) -> impl Iterator<Item = Unit> + '_ {
-        self.units.uids().map(Unit::Uid).chain([Unit::Lookup(self.lookup)])
+        self.units.all().chain([Unit::Lookup(self.lookup)])
     }
 
     /// Whether it has expired at `now`, seconds since 1970.
@@ -91,7 +91,13 @@ impl Opened {
             None => 0,
         };
         // Each unit stands in the record, and in the cache's index of what depends on it.
-        OWN_SIZE + signer + headers + names + 12 * target + query + self.units.iter().len() * 2 * UNIT_SIZE
+        OWN_SIZE
+            + signer
+            + headers
+            + names
+            + 12 * target
+            + query
+            + (self.units.iter().len() * 2 + self.units.sources().len()) * UNIT_SIZE
     }
 }
 

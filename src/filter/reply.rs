@@ -45,8 +45,7 @@ impl Reply {
 
     /// 401: one answer for missing, malformed, unknown, expired and revoked bearers alike.
     pub fn unauthorized() -> Reply {
-        let message = "a valid capability is required: Authorization: Bearer CPBLTY1-…";
-        let mut reply = Reply::new(401, "Unauthorized", Outcome::Unauthorized, message);
+        let mut reply = Reply::new(401, "Unauthorized", Outcome::Unauthorized, capability::UNAUTHORIZED);
         reply.header = Some(("www-authenticate", "Bearer"));
         reply
     }
@@ -109,9 +108,9 @@ impl Reply {
         reply
     }
 
-    /// The header beside `content-type`, if there is one.
-    pub fn header(&self) -> Option<(&'static str, &'static str)> {
-        self.header
+    /// Its headers.
+    pub fn headers(&self) -> impl Iterator<Item = (&'static str, &'static str)> + Clone {
+        [("content-type", "application/json"), ("cache-control", "no-store")].into_iter().chain(self.header)
     }
 
     /// `{"statusCode", "error", "message"}`.
@@ -140,6 +139,6 @@ mod tests {
             assert_eq!(json.as_object().unwrap().len(), 3);
         }
         assert!(Reply::body_too_large(7).body().contains("max_body"));
-        assert_eq!(Reply::unavailable().header(), Some(("retry-after", "1")));
+        assert!(Reply::unavailable().headers().any(|header| header == ("retry-after", "1")));
     }
 }

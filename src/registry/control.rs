@@ -64,6 +64,8 @@ impl Control {
             return Err(ApiError::NotFound);
         }
         let token = bearer(&parts.headers).ok_or(ApiError::Unauthorized)?;
+        // Before the control is judged: a body may take long, and what was alive when it began need not be when it ends.
+        let body = read(body).await;
         let registry = Arc::clone(&self.registry);
         let presented = self.workers.run(move || registry.present(&token)).await??;
         let role = presented.control.role;
@@ -81,7 +83,7 @@ impl Control {
         let response = match role {
             Role::Create => {
                 QueryString::parse(query, &[])?;
-                let id = parse_create(&read(body).await?)?;
+                let id = parse_create(&body?)?;
                 let created =
                     self.run(presented, move |registry, presented| registry.create(presented, &id)).await?;
                 count(&self.metrics.membranes_created);
@@ -89,7 +91,7 @@ impl Control {
             }
             Role::Export => {
                 QueryString::parse(query, &[])?;
-                let export = Export::parse(&read(body).await?)?;
+                let export = Export::parse(&body?)?;
                 let minted = self
                     .run(presented, move |registry, presented| registry.export(presented, export))
                     .await?;
@@ -108,7 +110,7 @@ impl Control {
                     return Err(ApiError::BadRequest("wait: is not supported yet: leave it out".into()));
                 }
                 // The body says nothing, but must not be larger than others.
-                read(body).await?;
+                body?;
                 if self.run(presented, Registry::revoke).await? {
                     count(&self.metrics.revocations);
                     self.feed.look();
@@ -200,11 +202,16 @@ fn parse_page(query: Option<&str>) -> Result<Page, ApiError> {
     let id = |name: &str| {
         query
             .text(name)
+            .filter(|text| !text.is_empty())
             .map(|text| MembraneId::parse(text).map_err(|error| FieldError::new(name, error.to_string())))
             .transpose()
     };
+    // The published SDK writes a parameter that is undefined as an empty one.
     let rule = "must be an integer above 0";
-    let limit = query.parsed::<usize>("limit", rule)?.unwrap_or(DEFAULT_LIMIT);
+    let limit = match query.text("limit") {
+        None | Some("") => DEFAULT_LIMIT,
+        Some(_) => query.parsed::<usize>("limit", rule)?.unwrap_or(DEFAULT_LIMIT),
+    };
     if limit == 0 {
         return Err(FieldError::new("limit", rule).into());
     }

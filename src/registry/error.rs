@@ -16,7 +16,7 @@ pub enum ApiError {
     #[error("{0}")]
     BadRequest(String),
     /// Missing, malformed, doubled, unknown, expired or revoked bearer, or one that means nothing here. One uniform answer.
-    #[error("a valid capability must be presented: Authorization: Bearer CPBLTY1-…")]
+    #[error("{}", capability::UNAUTHORIZED)]
     Unauthorized,
     /// Another path.
     #[error("there is nothing at this path")]

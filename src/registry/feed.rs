@@ -118,6 +118,10 @@ impl Feed {
         if !tokio::time::timeout(LOOK_TIMEOUT, looked).await.unwrap_or(false) {
             return Err(FeedUnavailable);
         }
+        // Closing, the store is not looked at again: what was read before the question arrived is no answer to it.
+        if seen.borrow().looks < look {
+            return Err(FeedUnavailable);
+        }
         let Some(after) = after else {
             return Ok(Answer::Events { position: seen.borrow().head, events: Vec::new() });
         };

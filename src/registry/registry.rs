@@ -334,6 +334,7 @@ impl Registry {
         let source = source.filter(|found| found.is_alive(mint.now)).ok_or_else(dead)?.record;
         let json = self.open_json(token, &source)?;
         let units = self.join(presented, &[&through.units, &source.units])?;
+        let units = units.re_exporting(source.lookup).map_err(too_deep)?;
         let expires_at = earlier(earlier(through.expires_at, source.expires_at), expires_at);
         let (new, record) = mint.sealed(source.kind, &json, &units, expires_at)?;
         match self.store.add_record(&[through.lookup, source.lookup], mint.now, &record)? {
@@ -345,10 +346,7 @@ impl Registry {
 
     fn join(&self, presented: &Presented, inherited: &[&Units]) -> Result<Units, ApiError> {
         let own = UnitPair { tenant: presented.control.tenant, membrane: presented.control.membrane };
-        Units::join(own, inherited).map_err(|_| {
-            let limit = capability::MAX_UNIT_PAIRS;
-            ApiError::BadRequest(format!("capability: can be delegated through at most {limit} membranes"))
-        })
+        Units::join(own, inherited).map_err(too_deep)
     }
 
     /// Revokes what a revoke or deleteSelf control acts on. True if it was alive until now.
@@ -369,6 +367,11 @@ impl Registry {
             Revoked::Unknown => Err(tampered("its unit is missing")),
         }
     }
+}
+
+fn too_deep(_: capability::TooDeep) -> ApiError {
+    let limit = capability::MAX_UNIT_PAIRS;
+    ApiError::BadRequest(format!("capability: can be delegated at most {limit} times"))
 }
 
 fn tampered(what: &'static str) -> ApiError {

@@ -119,8 +119,9 @@ impl Server {
             metrics: local("metrics", &metrics_listener, addresses.metrics)?,
         };
 
-        let (registry, workers, metrics) =
-            (Arc::new(registry), Arc::<Workers>::default(), Arc::<Metrics>::default());
+        let (registry, metrics) = (Arc::new(registry), Arc::<Metrics>::default());
+        // Writers wait for each other, and listings are long: neither may keep gateways from their lookups and the feed.
+        let (workers, for_control) = (Arc::<Workers>::default(), Arc::<Workers>::default());
         let store = Arc::clone(&registry.store);
         let feed = Feed::start(Arc::clone(&store), Arc::clone(&workers), Arc::clone(&metrics))?;
         let draining = Arc::new(AtomicBool::new(false));
@@ -128,7 +129,7 @@ impl Server {
         tasks.spawn(Arc::clone(&control_tls).follow());
         tasks.spawn(Arc::clone(&gateway_tls).follow());
         let clock = Arc::clone(&registry.clock);
-        tasks.spawn(upkeep::run(Arc::clone(&store), Arc::clone(&workers), clock, Arc::clone(&metrics)));
+        tasks.spawn(upkeep::run(Arc::clone(&store), Arc::clone(&for_control), clock, Arc::clone(&metrics)));
 
         let health = Health {
             store,
@@ -138,7 +139,7 @@ impl Server {
         };
         let control = control::Control {
             registry: Arc::clone(&registry),
-            workers: Arc::clone(&workers),
+            workers: for_control,
             feed: feed.clone(),
             metrics: Arc::clone(&metrics),
         };

@@ -54,6 +54,8 @@ fn missing_malformed_doubled_unknown_and_revoked_bearers_are_401() {
         ("another spelling", line(&format!("Bearer {non_canonical}"))),
         ("unknown", line(&format!("Bearer {unknown}"))),
         ("revoked", line(&format!("Bearer {}", token(&revoked)))),
+        // Answered by the registry, all others by the filter.
+        ("a dead control", line(&format!("Bearer {}", token(&revoked_membrane.export)))),
         ("not UTF-8", b"Authorization: Bearer \xff\xfe\x80\r\n".to_vec()),
         (
             "a live one and not UTF-8",
@@ -72,6 +74,9 @@ fn missing_malformed_doubled_unknown_and_revoked_bearers_are_401() {
         let answer = eventually(401, Duration::from_secs(5), || ask(gateway, &lines));
         assert_error(&answer, 401, "");
         assert_eq!(answer.header("www-authenticate").as_deref(), Some("Bearer"), "{name}");
+        for header in ["content-type", "cache-control", "content-length"] {
+            assert_eq!(answer.header(header), uniform.header(header), "{name}");
+        }
         assert_eq!(answer.body, uniform.body, "{name}: one answer for all");
     }
     assert_eq!(ask(gateway, &line(&format!("Bearer {live}"))).status, 200, "the live one is still served");

@@ -151,7 +151,7 @@ impl Store for SqliteStore {
                 membrane.uid.0,
                 membrane.tenant.0,
                 membrane.id.as_str(),
-                rows::from_units(&membrane.units),
+                membrane.units.to_bytes(),
                 membrane.expires_at.map(number),
                 membrane.escrow,
                 number(membrane.created_at),
@@ -305,6 +305,12 @@ fn dead_units(tx: &Transaction<'_>, units: &Units) -> Result<Vec<Unit>, StoreErr
             dead.push(Unit::Uid(uid));
         }
     }
+    // A capability has a row only once it was revoked by itself.
+    for source in units.sources() {
+        if is_revoked(tx, &source.0)? == Some(true) {
+            dead.push(Unit::Lookup(source));
+        }
+    }
     Ok(dead)
 }
 
@@ -343,7 +349,7 @@ fn insert_record(tx: &Transaction<'_>, record: &Record) -> Result<(), StoreError
         record.lookup.0,
         record.sealed,
         record.kind as u8,
-        rows::from_units(&record.units),
+        record.units.to_bytes(),
         record.expires_at.map(number),
         number(record.created_at),
     ])?;
@@ -399,15 +405,19 @@ fn set_head(tx: &Transaction<'_>, position: Position) -> Result<(), StoreError> 
     Ok(())
 }
 
-/// Compares the log's last line with the head. Where they differ, one of them has lost something: all that the log holds is
+/// Compares the log with the store: its last line with the head, and what it says was revoked with what is. Where they differ, one of them has lost something: all that the log holds is
 /// revoked, what only the store holds is written to the log, and a new epoch begins.
 fn reconcile(tx: &Transaction<'_>, log: &mut RevocationLog, fresh: Epoch) -> Result<(), StoreError> {
     let before = head(tx)?;
     let last = log.last().map_err(StoreError::Log)?;
-    if last.is_some_and(|entry| entry.position == before) {
+    let logged = log.entries().map_err(StoreError::Log)?;
+    // What was logged and then not committed can be followed by what was both.
+    let mut unmarked = logged.iter().filter_map(|entry| entry.unit).map(|unit| is_revoked(tx, blob(&unit)));
+    let all_marked =
+        unmarked.try_fold(true, |all, marked| marked.map(|marked| all && marked == Some(true)))?;
+    if all_marked && last.is_some_and(|entry| entry.position == before) {
         return Ok(());
     }
-    let logged = log.entries().map_err(StoreError::Log)?;
     let mut seq = logged.iter().map(|entry| entry.position.seq).fold(before.seq, u64::max);
     let known: std::collections::HashSet<Unit> = logged.iter().filter_map(|entry| entry.unit).collect();
     // A unit that the store does not have is marked as well: a later restore may bring its records back.

@@ -2,7 +2,7 @@
 
 use crate::store::{Epoch, Event, Membrane, Position, Record, StoreError, Tenant};
 use capability::record::Kind;
-use capability::{LookupId, MembraneId, Uid, Unit, UnitPair, Units};
+use capability::{LookupId, MembraneId, Uid, Unit, Units};
 use rusqlite::Row;
 
 /// SQLite's integers are signed; times and sequence numbers stay far below its largest.
@@ -18,30 +18,8 @@ pub(super) fn blob(unit: &Unit) -> &[u8] {
     }
 }
 
-/// The pairs, 32 bytes each: the tenant's uid, then the membrane's or zeros, as the seal binds them.
-pub(super) fn from_units(units: &Units) -> Vec<u8> {
-    units
-        .iter()
-        .flat_map(|pair| [pair.tenant.0, pair.membrane.map_or([0; 16], |uid| uid.0)])
-        .flatten()
-        .collect()
-}
-
 fn to_units(bytes: &[u8]) -> Result<Units, StoreError> {
-    let damaged = || StoreError::Damaged("list of units");
-    let (pairs, rest) = bytes.as_chunks::<32>();
-    let pairs = pairs
-        .iter()
-        .map(|pair| {
-            let (tenant, membrane) = pair.split_at(16);
-            let membrane = uid(membrane.to_vec())?;
-            Ok(UnitPair {
-                tenant: uid(tenant.to_vec())?,
-                membrane: (membrane.0 != [0; 16]).then_some(membrane),
-            })
-        })
-        .collect::<Result<Vec<_>, StoreError>>()?;
-    if rest.is_empty() { Units::try_from(pairs).map_err(|_| damaged()) } else { Err(damaged()) }
+    Units::from_bytes(bytes).ok_or(StoreError::Damaged("list of units"))
 }
 
 fn uid(bytes: Vec<u8>) -> Result<Uid, StoreError> {

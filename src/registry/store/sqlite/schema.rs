@@ -6,7 +6,7 @@ use rusqlite::{Transaction, params};
 /// The version that this program writes, kept in `user_version`.
 const VERSION: i64 = 1;
 
-// Ids are compared bytewise: SQLite's default collation (BINARY) does that. `units` is a record's pairs, 32 bytes each,
+// Ids are compared bytewise: SQLite's default collation (BINARY) does that. `units` is as `capability::Units` writes it,
 // bound by its seal. A membrane or tenant that is gone stays as a tombstone: its uid is never used again, its id may be.
 const FIRST: &str = "
 CREATE TABLE head (only INTEGER PRIMARY KEY CHECK (only = 1), epoch BLOB NOT NULL, seq INTEGER NOT NULL);
