@@ -111,6 +111,8 @@ pub struct Worker {
     stats: Stats,
     body_callback_seen: bool,
     slow_first_bytes_checked: Duration,
+    /// When the first tick came.
+    began: Option<Duration>,
 }
 
 impl Worker {
@@ -128,6 +130,7 @@ impl Worker {
             stats: Stats::default(),
             body_callback_seen: false,
             slow_first_bytes_checked: Duration::ZERO,
+            began: None,
             config,
         }
     }
@@ -281,7 +284,10 @@ impl Worker {
         for (counter, by) in self.stats.take() {
             host.count(counter, by);
         }
-        let age = self.feed.leased().map_or(u64::MAX, |sent| now.wall.saturating_sub(sent.wall).as_secs());
+        // Without an answer yet, the age is the worker's own.
+        let began = *self.began.get_or_insert(now.monotonic);
+        let since = self.feed.leased().map_or(began, |sent| sent.monotonic);
+        let age = now.monotonic.saturating_sub(since).as_secs();
         host.gauges(self.cache.len() as u64, age);
         if !self.body_callback_seen
             && now.monotonic.saturating_sub(self.slow_first_bytes_checked) >= FIRST_BYTE / 15

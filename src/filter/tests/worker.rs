@@ -710,3 +710,23 @@ fn a_small_body_is_read_before_its_request_is_refused() {
     assert_eq!(bench.trailers(context), TrailersStatus::Stop);
     assert_eq!(bench.status(context), Some(401));
 }
+
+#[test]
+fn a_start_over_empties_the_cache() {
+    let mut bench = warm("", LAMBDA);
+    assert_eq!(bench.outcome(&token(1)), Ok(()));
+    bench.answer_feed(410, &feed_answer(2, 3, &[]));
+    assert_eq!(bench.outcome(&token(1)), Err(None));
+    assert_eq!(bench.lookups(), 1, "what was cached before may have been revoked unheard");
+}
+
+#[test]
+fn a_later_lease_counts_from_its_question_too() {
+    let mut bench = warm("", LAMBDA);
+    // Asked at 0, held back, answered at 20.
+    bench.envoy.seconds = 20.0;
+    bench.answer_feed(200, &feed_answer(1, 10, &[]));
+    bench.envoy.seconds = 61.0;
+    assert_eq!(bench.outcome(&token(1)), Err(None));
+    assert_eq!(bench.lookups(), 1);
+}
