@@ -173,6 +173,16 @@ fn large_bodies_are_refused_or_held_whole() {
 }
 
 #[test]
+fn what_is_held_whole_is_refused_without_waiting_for_its_body() {
+    // Small enough to be read before a refusal, but no body callback will come.
+    let mut bench = Bench::with_feed(r#"{"max_body": 1000}"#);
+    let (context, status) = bench.headers(token(1).expose(), &[("content-length", "1001")], false);
+    assert_eq!(status, HeadersStatus::StopAllAndWatermark);
+    bench.answer_lookup(200, &grant_answer(&token(1), LAMBDA, None, 1, 10));
+    assert_eq!(bench.status(context), Some(413));
+}
+
+#[test]
 fn one_lookup_however_many_wait_and_a_leader_that_goes_away_strands_nobody() {
     let mut bench = Bench::with_feed("");
     let (leader, _) = bench.headers(token(1).expose(), &[], true);
