@@ -23,7 +23,6 @@ use capability::{LookupId, Token};
 use core::time::Duration;
 use hashbrown::HashMap;
 use std::hash::RandomState;
-use std::rc::Rc;
 
 /// A request, as the host numbers it.
 pub type ContextId = u32;
@@ -365,59 +364,46 @@ impl Worker {
         incoming: Incoming,
         now: Now,
     ) -> Result<Moved, Reply> {
-        if self.feed.is_current(&now)
-            && let (Some(as_of), Some(asked)) = (self.feed.position(), self.feed.leased())
+        let lease = self.lease(&now);
+        if let Some(proof) = lease
+            && let Some(cached) = self.cache.get(incoming.bearer())
         {
-            match self.cache.get(incoming.bearer()) {
-                Some(Cached::Control) => return self.forward_control(host, context, &incoming),
-                Some(Cached::Grant(opened)) => {
-                    return self.begin_ready(
-                        host,
-                        context,
-                        incoming,
-                        opened,
-                        Proof { as_of, asked, generation: self.feed.generation() },
-                        now,
-                    );
-                }
-                None => {}
-            }
+            return self.begin_cached(host, context, incoming, cached, proof, now);
         }
         let token = Token::parse(incoming.bearer()).map_err(|_| Reply::unauthorized())?;
         let lookup = token.lookup_id();
         if self.negative.contains(&lookup, now.monotonic) {
             return Err(Reply::unauthorized());
         }
-        match self.read_slot(host, &token, lookup, &now) {
-            Some(Cached::Control) => return self.forward_control(host, context, &incoming),
-            Some(Cached::Grant(opened)) => {
-                if let (Some(as_of), Some(asked)) = (self.feed.position(), self.feed.leased()) {
-                    return self.begin_ready(
-                        host,
-                        context,
-                        incoming,
-                        opened,
-                        Proof { as_of, asked, generation: self.feed.generation() },
-                        now,
-                    );
-                }
-            }
-            None => {}
+        if let Some(proof) = lease
+            && let Some(cached) = self.read_slot(host, &token, lookup, &now)
+        {
+            return self.begin_cached(host, context, incoming, cached, proof, now);
         }
         let exchange = Box::new(Exchange::resolving(incoming, lookup, token, now, self.config.max_body));
         self.await_lookup(host, context, lookup, now)?;
         Ok(Moved::Waiting(exchange))
     }
 
-    fn begin_ready(
+    /// What proves the life of all that is cached: the feed's last answer, while it is good. None: nothing cached counts.
+    fn lease(&self, now: &Now) -> Option<Proof> {
+        let (as_of, asked) = (self.feed.position()?, self.feed.leased()?);
+        self.feed.is_current(now).then_some(Proof { as_of, asked, generation: self.feed.generation() })
+    }
+
+    fn begin_cached(
         &mut self,
         host: &mut impl Host,
         context: ContextId,
         incoming: Incoming,
-        opened: Rc<Opened>,
+        cached: Cached,
         proof: Proof,
         now: Now,
     ) -> Result<Moved, Reply> {
+        let opened = match cached {
+            Cached::Control => return self.forward_control(host, context, &incoming),
+            Cached::Grant(opened) => opened,
+        };
         if matches!(self.judge(&opened, &proof, &now), Life::Dead) {
             self.cache.forget(incoming.bearer());
             return Err(Reply::unauthorized());

@@ -23,7 +23,8 @@ const MAX_ATTEMPTS: u8 = 3;
 const MAX_FAILURES: u8 = 2;
 
 impl Worker {
-    /// What another worker of this Envoy left about `lookup`, if it is authentic and nothing of it was revoked since.
+    /// What another worker of this Envoy left about `lookup`, if it is authentic and nothing of it was revoked since. Asked for
+    /// under a lease alone.
     pub(super) fn read_slot(
         &mut self,
         host: &mut impl Host,
@@ -31,10 +32,7 @@ impl Worker {
         lookup: LookupId,
         now: &Now,
     ) -> Option<Cached> {
-        if !self.config.shared_data || !self.feed.is_current(now) {
-            return None;
-        }
-        let slot_key = self.feed.slot_key()?;
+        let slot_key = self.feed.slot_key().filter(|_| self.config.shared_data)?;
         let slot = host.shared(&slots::key(&lookup))?;
         let answer = Answer::parse(200, slots::open(slot_key, &lookup, &slot)?)?;
         let cached = match answer.found? {
