@@ -8,6 +8,7 @@
 
 mod authority;
 mod content;
+mod create;
 #[cfg(feature = "escrow")]
 pub mod escrow;
 mod export;
@@ -22,6 +23,7 @@ mod uri;
 
 pub use authority::{Authority, AuthorityError};
 pub use content::{Content, ContentError, Control, EscrowKey, Role};
+pub use create::Create;
 pub use export::{Export, Exported};
 pub use fields::FieldError;
 pub use grant::{Aws4Credential, Grant, Header, Hmac, MAX_TIMEOUT_MS, Scheme, Target};

@@ -13,7 +13,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use capability::{Export, FieldError, MembraneId, Role, Token};
+use capability::{Create, Export, FieldError, MembraneId, Role, Token};
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,7 +83,7 @@ impl Control {
         let response = match role {
             Role::Create => {
                 QueryString::parse(query, &[])?;
-                let id = parse_create(&body?)?;
+                let Create { id } = Create::parse(&body?)?;
                 let created =
                     self.run(presented, move |registry, presented| registry.create(presented, &id)).await?;
                 count(&self.metrics.membranes_created);
@@ -172,29 +172,6 @@ async fn read(body: Body) -> Result<Zeroizing<Vec<u8>>, ApiError> {
         }
         Err(bytes) => Zeroizing::new(bytes.to_vec()),
     })
-}
-
-/// The body of a create request: `{"id": "…"}`, and nothing else.
-fn parse_create(body: &[u8]) -> Result<MembraneId, FieldError> {
-    let whole = |rule: String| FieldError::new("", rule);
-    let value: serde_json::Value = serde_json::from_slice(body).map_err(|error| {
-        whole(format!("the body must be JSON (line {}, column {})", error.line(), error.column()))
-    })?;
-    let fields = value.as_object().ok_or_else(|| whole("the body must be a JSON object".into()))?;
-    if let Some(name) =
-        fields.iter().find(|(name, value)| *name != "id" && !value.is_null()).map(|(name, _)| name)
-    {
-        // A long name is rather a misplaced value than a name.
-        let name = if name.len() > 64 { "…".into() } else { name.escape_default().to_string() };
-        return Err(FieldError::new(name, "is not a field of this request"));
-    }
-    match fields.get("id") {
-        Some(serde_json::Value::String(id)) => {
-            MembraneId::parse(id).map_err(|error| FieldError::new("id", error.to_string()))
-        }
-        None | Some(serde_json::Value::Null) => Err(FieldError::new("id", "is missing")),
-        Some(_) => Err(FieldError::new("id", "must be a string")),
-    }
 }
 
 fn parse_page(query: Option<&str>) -> Result<Page, ApiError> {
