@@ -23,6 +23,8 @@ pub(super) struct Transcript {
     head_state: Sha256,
     /// Of `text`; `None` until it is signed.
     signature: Option<[u8; 64]>,
+    /// The text was too long to keep, so that there is nothing to compare the next one with.
+    dropped: bool,
 }
 
 impl Transcript {
@@ -33,8 +35,8 @@ impl Transcript {
         write: impl FnOnce(&mut Rewriter<'_>) -> Result<(), E>,
         sign: impl FnOnce(&[u8; 64]) -> [u8; 64],
     ) -> Result<[u8; 64], E> {
-        // Without a text there is nothing that the signature could be compared by.
-        let known = self.signature.take().filter(|_| !self.text.is_empty());
+        let known = self.signature.take().filter(|_| !self.dropped);
+        self.dropped = false;
         let mut rewriter = Rewriter { text: &mut self.text, position: 0, difference: None };
         write(&mut rewriter)?;
         let signature = match (rewriter.finish(), known) {
@@ -42,7 +44,7 @@ impl Transcript {
             (difference, _) => sign(&self.hash(difference.unwrap_or(self.text.len()))),
         };
         if self.text.capacity() > LONGEST_KEPT {
-            *self = Transcript::default();
+            *self = Transcript { dropped: true, ..Transcript::default() };
         }
         self.signature = Some(signature);
         Ok(signature)
@@ -116,6 +118,25 @@ mod tests {
             parts.iter().for_each(|part| out.put(part.as_bytes()));
             Ok(())
         }
+    }
+
+    #[test]
+    fn a_long_text_is_not_kept() {
+        let mut transcript = Transcript::default();
+        let long = "x".repeat(LONGEST_KEPT + 1);
+        for _ in 0..2 {
+            let mut asked = false;
+            let signed = transcript.signature(put(&[&long]), |_| {
+                asked = true;
+                [7; 64]
+            });
+            assert_eq!(signed, Ok([7; 64]));
+            assert!(asked, "it is signed anew each time");
+            assert_eq!(transcript.text.capacity(), 0);
+            assert_eq!(transcript.last_signature(), Some(&[7; 64]));
+        }
+        // Nor does its signature stand for the empty text that is left.
+        assert_eq!(transcript.signature(put(&[]), |_| [8; 64]), Ok([8; 64]));
     }
 
     /// Every text after every other, longer and shorter and equal, in pieces that end in other places: the hash is always that of
