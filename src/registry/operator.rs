@@ -118,9 +118,10 @@ pub fn revoke_token(registry: &Registry, text: &str) -> Result<Outcome, Operator
 }
 
 fn revoke(registry: &Registry, unit: Unit, unknown: OperatorError) -> Result<Outcome, OperatorError> {
-    match registry.store.revoke(unit, registry.clock.now())? {
+    match registry.store.revoke(None, unit, registry.clock.now())? {
         Revoked::Now(_) => Ok(Outcome { revoked: true }),
         Revoked::Already => Ok(Outcome { revoked: false }),
-        Revoked::Unknown => Err(unknown),
+        // Without a guard nothing can be dead before it.
+        Revoked::Unknown | Revoked::Dead => Err(unknown),
     }
 }

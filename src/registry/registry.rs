@@ -358,12 +358,13 @@ impl Registry {
             Role::Create | Role::Query | Role::Export => None,
         };
         let target = target.ok_or(ApiError::Internal)?;
-        match self.store.revoke(Unit::Uid(target), self.clock.now())? {
+        match self.store.revoke(Some(presented.record.lookup), Unit::Uid(target), self.clock.now())? {
             Revoked::Now(position) => {
                 tracing::info!(unit = %target, seq = position.seq, role = control.role.as_str(), "revoked");
                 Ok(true)
             }
             Revoked::Already => Ok(false),
+            Revoked::Dead => Err(ApiError::Unauthorized),
             Revoked::Unknown => Err(tampered("its unit is missing")),
         }
     }

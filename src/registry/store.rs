@@ -147,6 +147,8 @@ pub enum Added {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Revoked {
+    /// The guard is not alive: nothing was done.
+    Dead,
     /// It was alive until now; the event is at this position.
     Now(Position),
     /// It had been revoked before; nothing changed.
@@ -229,8 +231,9 @@ pub trait Store: Send + Sync + 'static {
     /// The tenants that are not revoked, ordered by the bytes of their ids.
     fn tenants(&self) -> Result<Vec<Tenant>, StoreError>;
 
-    /// Revokes a tenant, a membrane or a single record, whatever depends on it: its cost does not grow with that.
-    fn revoke(&self, unit: Unit, now: u64) -> Result<Revoked, StoreError>;
+    /// Revokes a tenant, a membrane or a single record, whatever depends on it: its cost does not grow with that. The guard is the
+    /// control by which it is revoked, and must be alive in the same transaction but for the unit itself; an operator needs none.
+    fn revoke(&self, guard: Option<LookupId>, unit: Unit, now: u64) -> Result<Revoked, StoreError>;
 
     /// The head, and the events after `after`. `None`: the events that are kept. A position in another epoch, ahead of the head
     /// or older than what is kept is answered as `None` is.

@@ -213,8 +213,17 @@ impl Store for SqliteStore {
         })
     }
 
-    fn revoke(&self, unit: Unit, now: u64) -> Result<Revoked, StoreError> {
-        self.write(|tx, log| revoke(tx, log, unit, now))
+    fn revoke(&self, guard: Option<LookupId>, unit: Unit, now: u64) -> Result<Revoked, StoreError> {
+        self.write(|tx, log| {
+            if let Some(guard) = guard {
+                let alive =
+                    |found: &Found| !found.is_expired(now) && found.dead.iter().all(|dead| *dead == unit);
+                if !find(tx, guard)?.as_ref().is_some_and(alive) {
+                    return Ok(Revoked::Dead);
+                }
+            }
+            revoke(tx, log, unit, now)
+        })
     }
 
     fn events(&self, after: Option<Position>) -> Result<Events, StoreError> {

@@ -46,7 +46,7 @@ async fn events_are_contiguous_pages_of_1024() {
     let uid: capability::Uid = world.registry.store.tenants().unwrap()[0].uid;
     let page = registry::store::Page { limit: 2_000, ..Default::default() };
     for membrane in world.registry.store.membranes(uid, common::NOW, &page).unwrap() {
-        let _ = world.registry.store.revoke(capability::Unit::Uid(membrane.uid), common::NOW).unwrap();
+        let _ = world.registry.store.revoke(None, capability::Unit::Uid(membrane.uid), common::NOW).unwrap();
         units.push(membrane.uid.to_string());
     }
     let (epoch, head) = position(&world.ask("/v1/events").await);
@@ -115,7 +115,7 @@ async fn a_held_question_is_answered_when_another_process_revokes() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         let beside = open_store(world.dir.path(), 2);
         let uid = beside.tenants().unwrap()[0].uid;
-        let _ = beside.revoke(capability::Unit::Uid(uid), common::NOW).unwrap();
+        let _ = beside.revoke(None, capability::Unit::Uid(uid), common::NOW).unwrap();
     });
     assert_eq!(reply.json["events"][0]["seq"], 1, "{}", reply.text);
     assert!(begun.elapsed() < Duration::from_secs(5));
@@ -128,7 +128,7 @@ async fn an_answer_knows_what_was_revoked_before_the_question() {
     let (epoch, seq) = position(&world.ask("/v1/events").await);
     let beside = open_store(world.dir.path(), 2);
     let uid = beside.tenants().unwrap()[0].uid;
-    let _ = beside.revoke(capability::Unit::Uid(uid), common::NOW).unwrap();
+    let _ = beside.revoke(None, capability::Unit::Uid(uid), common::NOW).unwrap();
     // Not held, not waited for: what another process committed is in the answer all the same.
     let reply = events(&world, &epoch, seq, 0).await;
     assert_eq!(reply.json["events"].as_array().unwrap().len(), 1);

@@ -84,7 +84,7 @@ fn all() -> Page {
 }
 
 fn revoke(store: &dyn Store, unit: u8) -> Revoked {
-    store.revoke(Unit::Uid(Uid([unit; 16])), NOW).unwrap()
+    store.revoke(None, Unit::Uid(Uid([unit; 16])), NOW).unwrap()
 }
 
 fn is_alive(store: &dyn Store, lookup: u8) -> bool {
@@ -156,7 +156,7 @@ fn guards_that_are_not_alive_let_nothing_in() {
         };
         refused(&[guard(1), guard(8)].concat(), NOW, 8);
         refused(&guard(3), NOW + 1, 3);
-        let _ = store.revoke(Unit::Lookup(LookupId([3; 32])), NOW).unwrap();
+        let _ = store.revoke(None, Unit::Lookup(LookupId([3; 32])), NOW).unwrap();
         refused(&guard(3), NOW, 3);
         let _ = revoke(&*store, 2);
         refused(&[guard(1), guard(2)].concat(), NOW, 2);
@@ -272,7 +272,7 @@ fn the_feed_is_contiguous_and_in_the_order_of_commits() {
         for elsewhere in [head(51), Position { epoch: Epoch([2; 16]), seq: 50 }] {
             assert_eq!(store.events(Some(elsewhere)).unwrap().events, events, "as if nothing had been said");
         }
-        let _ = store.revoke(Unit::Lookup(LookupId([10; 32])), NOW).unwrap();
+        let _ = store.revoke(None, Unit::Lookup(LookupId([10; 32])), NOW).unwrap();
         let last = store.events(Some(head(50))).unwrap();
         assert_eq!(last.events, [Event { seq: 51, unit: Unit::Lookup(LookupId([10; 32])) }]);
         assert_eq!(
@@ -280,7 +280,34 @@ fn the_feed_is_contiguous_and_in_the_order_of_commits() {
             head(51),
             "a lookup's position is its snapshot's"
         );
-        assert_eq!(store.revoke(Unit::Lookup(LookupId([99; 32])), NOW).unwrap(), Revoked::Unknown);
+        assert_eq!(store.revoke(None, Unit::Lookup(LookupId([99; 32])), NOW).unwrap(), Revoked::Unknown);
+    });
+}
+
+#[test]
+fn a_dead_control_revokes_nothing() {
+    each(|open| {
+        let store = open(1);
+        assert!(store.add_tenant(&tenant(1, "one")).is_ok());
+        let units = |membrane| Units::own(pair(1, Some(membrane)));
+        assert!(matches!(store.add_membrane(&guard(1), NOW, &membrane(1, 2, "two")).unwrap(), Added::Yes));
+        assert!(matches!(store.add_membrane(&guard(1), NOW, &membrane(1, 3, "three")).unwrap(), Added::Yes));
+        // A control of membrane 2, delegated through membrane 3; and one that expires.
+        let delegated = Units::join(pair(1, Some(3)), &[&units(2)]).unwrap();
+        for (lookup, units, expires_at) in [(60, &delegated, None), (61, &units(2), Some(NOW + 10))] {
+            assert!(matches!(
+                store.add_record(&guard(1), NOW, &record(lookup, Kind::Control, units, expires_at)).unwrap(),
+                Added::Yes
+            ));
+        }
+        let two = Unit::Uid(Uid([2; 16]));
+        let through = |lookup: u8, now| store.revoke(Some(LookupId([lookup; 32])), two, now).unwrap();
+        let _ = store.revoke(None, Unit::Uid(Uid([3; 16])), NOW).unwrap();
+        assert_eq!(through(60, NOW), Revoked::Dead, "its delegation is revoked");
+        assert_eq!(through(61, NOW + 10), Revoked::Dead, "it has expired");
+        assert_eq!(through(99, NOW), Revoked::Dead, "it was never there");
+        assert!(matches!(through(61, NOW), Revoked::Now(_)));
+        assert_eq!(through(61, NOW), Revoked::Already, "its own target's death does not count");
     });
 }
 
