@@ -8,6 +8,7 @@ use crate::abi_numbers::{
     MAP_REQUEST_HEADERS, MAP_REQUEST_TRAILERS, STREAM_REQUEST,
 };
 use crate::config::Config;
+use crate::envoy_version::EnvoyVersion;
 use crate::feed::Now;
 use crate::lookup::MAX_ANSWER;
 use crate::outgoing::Outgoing;
@@ -22,10 +23,6 @@ use hashbrown::HashMap;
 use std::hash::RandomState;
 use std::sync::OnceLock;
 use std::time::{Instant, SystemTime};
-
-/// The oldest Envoy whose plugin configuration knows `allow_on_headers_stop_iteration`, without which a request with a body
-/// would be held for ever.
-const OLDEST_ENVOY: (u64, u64) = (1, 35);
 
 /// One VM: a root context for each configuration of the filter that uses it, and the requests of each.
 struct Vm {
@@ -260,14 +257,15 @@ extern "C" fn proxy_on_configure(root: u32, length: usize) -> u32 {
     } else {
         abi::buffer(BUFFER_PLUGIN_CONFIGURATION, 0, length).unwrap_or_default()
     };
-    let config =
-        match envoy_is_new_enough().and_then(|()| Config::parse(&json).map_err(|error| error.to_string())) {
-            Ok(config) => config,
-            Err(error) => {
-                abi::log(LogLevel::Critical, &error);
-                return 0;
-            }
-        };
+    let version = envoy_version();
+    let new_enough = version.map_or(Ok(()), EnvoyVersion::check).map_err(|error| error.to_string());
+    let config = match new_enough.and_then(|()| Config::parse(&json).map_err(|error| error.to_string())) {
+        Ok(config) => config,
+        Err(error) => {
+            abi::log(LogLevel::Critical, &error);
+            return 0;
+        }
+    };
     let mut watcher = [0u8; 16];
     if getrandom::fill(&mut watcher).is_err() {
         abi::log(LogLevel::Critical, "the membrane filter: the host gave no random bytes");
@@ -281,31 +279,21 @@ extern "C" fn proxy_on_configure(root: u32, length: usize) -> u32 {
                 None => Worker::new(config, watcher),
             };
             vm.workers.insert(root, worker);
-            abi::log(
-                LogLevel::Info,
-                concat!("the membrane filter ", env!("CARGO_PKG_VERSION"), " is configured"),
-            );
+            let version = version
+                .map_or_else(|| "an Envoy that does not say its version".to_owned(), |v| v.to_string());
+            let ours = env!("CARGO_PKG_VERSION");
+            abi::log(LogLevel::Info, &format!("the membrane filter {ours} is configured, in {version}"));
             1
         }
         Err(_) => 0,
     })
 }
 
-/// Envoy's version from the node's build version (`envoy.config.core.v3.BuildVersion`), where it says one.
-fn envoy_is_new_enough() -> Result<(), String> {
-    let number = |part: &str| {
-        let path = format!("node\0user_agent_build_version\0version\0{part}");
-        let bytes = abi::property(&path)?;
-        Some(i64::from_le_bytes(bytes.try_into().ok()?).unsigned_abs())
-    };
-    match (number("major_number"), number("minor_number")) {
-        (Some(major), Some(minor)) if (major, minor) < OLDEST_ENVOY => Err(format!(
-            "the membrane filter: this is Envoy {major}.{minor}; it needs at least {}.{}, whose plugin configuration knows \
-             allow_on_headers_stop_iteration",
-            OLDEST_ENVOY.0, OLDEST_ENVOY.1
-        )),
-        _ => Ok(()),
-    }
+/// Envoy's version from the node's build version (`envoy.config.core.v3.BuildVersion`), where it says one. At configuration the
+/// node is an attribute of `xds`; the older attribute `node` is there for requests alone.
+fn envoy_version() -> Option<EnvoyVersion> {
+    let number = |part: &str| abi::property(&format!("xds\0node\0user_agent_build_version\0version\0{part}"));
+    EnvoyVersion::parse(&number("major_number")?, &number("minor_number")?)
 }
 
 #[unsafe(no_mangle)]

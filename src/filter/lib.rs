@@ -9,6 +9,7 @@ mod abi;
 pub mod abi_numbers;
 pub mod cache;
 pub mod config;
+pub mod envoy_version;
 pub mod exchange;
 pub mod feed;
 #[cfg(target_arch = "wasm32")]

