@@ -62,7 +62,7 @@ impl Export {
 mod tests {
     use super::*;
     use crate::record::Kind;
-    use crate::{Content, Hmac, Scheme};
+    use crate::{Content, Hmac, Payload, Scheme};
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
@@ -79,6 +79,10 @@ mod tests {
             }},
             "expiresAt": "2030-01-31T12:00:00.9Z"
         })
+    }
+
+    fn cap1(key_id: &str, key: &str) -> Value {
+        json!({"cap1-hmac-sha512": {"key": key, "keyId": key_id}})
     }
 
     fn parse(value: &Value) -> Result<Export, String> {
@@ -161,17 +165,24 @@ mod tests {
             ("/timeoutMs", json!(-1), "timeoutMs: must"),
             ("/timeoutMs", json!(1.5), "timeoutMs: must"),
             ("/timeoutMs", json!("5"), "timeoutMs: must"),
-            ("/hmac", json!({}), "hmac: must hold"),
+            ("/hmac", json!({}), "hmac: must hold exactly one"),
             ("/hmac/other", json!({}), "hmac.other: is not a field"),
+            ("/hmac/cap1-hmac-sha512", json!({"key": "a", "keyId": "b"}), "hmac: must hold exactly one of"),
+            ("/hmac", json!({"cap1-hmac-sha512": {"key": "a"}}), "hmac.cap1-hmac-sha512.keyId: is missing"),
+            ("/hmac", json!({"cap1-hmac-sha512": {"keyId": "a"}}), "hmac.cap1-hmac-sha512.key: is missing"),
+            ("/hmac", cap1("a/b", "k"), "hmac.cap1-hmac-sha512.keyId: must have"),
+            ("/hmac", cap1("a,b", "k"), "hmac.cap1-hmac-sha512.keyId: must have"),
+            ("/hmac", cap1("a", "k="), "hmac.cap1-hmac-sha512.key: must have"),
+            ("/hmac", cap1("a", ""), "hmac.cap1-hmac-sha512.key: must have"),
             (
-                "/hmac/cap1-hmac-sha512",
-                json!({"key": "a", "keyId": "b"}),
-                "hmac.cap1-hmac-sha512: is not supported yet",
+                "/hmac/aws4-hmac-sha256/payload",
+                json!("maybe"),
+                "hmac.aws4-hmac-sha256.payload: must be signed or unsigned",
             ),
             (
                 "/hmac/aws4-hmac-sha256/payload",
-                json!("signed"),
-                "hmac.aws4-hmac-sha256.payload: is not supported yet",
+                json!("unsigned"),
+                "hmac.aws4-hmac-sha256.payload: can be unsigned for",
             ),
             ("/hmac/aws4-hmac-sha256/region", json!(""), "hmac.aws4-hmac-sha256.region: must have 1 to 128"),
             ("/hmac/aws4-hmac-sha256/service", json!("a/b"), "hmac.aws4-hmac-sha256.service: must"),
@@ -192,7 +203,8 @@ mod tests {
             ),
             ("/hmac/aws4-hmac-sha256/x", json!(1), "hmac.aws4-hmac-sha256.x: is not a field"),
             ("/tls", json!({"ca": "x"}), "tls: is not supported yet"),
-            ("/body", json!("x"), "body: is not supported yet"),
+            ("/body", json!("x".repeat(32_769)), "body: must have at most 32768"),
+            ("/body", json!(5), "body: must be a string"),
             ("/expiresAt", json!("tomorrow"), "expiresAt: must be a time"),
             ("/unknown", json!(1), "unknown: is not a field"),
             ("/capability", json!("cpblty://a/#x"), "exactly one of uri and capability, not both"),
@@ -222,6 +234,46 @@ mod tests {
         let token = crate::Token::mint([1; 64]);
         let body = json!({"capability": format!("cpblty://a/#{}", token.expose()), "method": "GET"});
         assert_eq!(parse(&body).unwrap_err(), "method: is not a field of this request");
+    }
+
+    #[test]
+    fn what_is_rarer_comes_back_as_it_was() {
+        let s3 = |scheme: &str, payload: &str| {
+            json!({"uri": format!("{scheme}://b.s3.amazonaws.com/k"), "body": "canary", "hmac": {"aws4-hmac-sha256": {
+                "awsAccessKeyId": "A", "region": "r", "service": "s3", "secretAccessKey": "s", "payload": payload,
+            }}})
+        };
+        let again = |grant: Grant| {
+            let json = Content::Grant(Box::new(grant)).to_json();
+            match Content::from_json(Kind::Grant, json.expose()).unwrap() {
+                Content::Grant(grant) => *grant,
+                Content::Control(_) => panic!(),
+            }
+        };
+        for (text, payload) in [("signed", Payload::Signed), ("unsigned", Payload::Unsigned)] {
+            let grant = again(grant(&s3("https", text)));
+            let Some(Hmac::Aws4(credential)) = &grant.hmac else { panic!() };
+            assert_eq!(credential.payload, Some(payload));
+            assert_eq!(grant.body.as_ref().unwrap().expose(), b"canary");
+            assert!(!format!("{grant:?}").contains("canary"));
+        }
+        assert!(parse(&s3("http", "unsigned")).unwrap_err().contains("payload: can be unsigned"));
+        assert!(parse(&s3("http", "signed")).is_ok());
+        let mut head = s3("https", "signed");
+        head["method"] = "HEAD".into();
+        assert!(parse(&head).unwrap_err().contains("body: cannot be pinned"));
+
+        let mut body = json!({"uri": "https://a/%C3%A9?%C3%A9=1", "hmac": cap1("id=1", "_canary-")});
+        let grant = again(grant(&body));
+        let Some(Hmac::Cap1(credential)) = &grant.hmac else { panic!() };
+        assert_eq!((credential.key_id.as_str(), credential.key.expose()), ("id=1", &b"_canary-"[..]));
+        for uri in ["https://a/%FF", "https://a/?a=%C3&b=%A9", "https://a/?%C3=%A9"] {
+            body["uri"] = uri.into();
+            assert!(parse(&body).unwrap_err().contains("uri: must decode to UTF-8"), "{uri}");
+        }
+        body["uri"] = "https://a/".into();
+        body["headers"] = json!({"x-cap-date": "x"});
+        assert!(parse(&body).unwrap_err().contains("headers: x-cap-date"));
     }
 
     #[test]

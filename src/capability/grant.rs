@@ -2,7 +2,7 @@
 
 use crate::fields::{FieldError, Fields};
 use crate::secret::WipedJson;
-use crate::{Authority, Secret};
+use crate::{Authority, Hmac, Secret};
 use core::fmt;
 use serde_json::{Map, Value};
 
@@ -14,8 +14,8 @@ const MAX_NAMES: usize = 64;
 const MAX_HEADER_VALUE: usize = 8_192;
 /// The longest `timeoutMs`: what fits Envoy's own header (some 24 days).
 pub const MAX_TIMEOUT_MS: u32 = i32::MAX as u32;
-/// The longest session token. AWS states no bound; those of STS are around 1 KiB.
-const MAX_SESSION_TOKEN: usize = 8_192;
+/// The longest pinned body, in bytes: it shares a record of 64 KiB with everything else of a grant.
+pub const MAX_BODY: usize = 32_768;
 
 /// `http` or `https`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -124,26 +124,6 @@ pub struct Header {
     pub value: Secret,
 }
 
-/// An AWS credential and where it is good.
-pub struct Aws4Credential {
-    /// `AKIA…`; not secret, it stands in every signed request.
-    pub access_key_id: String,
-    /// `us-east-1`.
-    pub region: String,
-    /// `lambda`.
-    pub service: String,
-    /// What signs.
-    pub secret_access_key: Secret,
-    /// For temporary credentials; sent as `x-amz-security-token`.
-    pub session_token: Option<Secret>,
-}
-
-/// How a grant's requests are signed.
-pub enum Hmac {
-    /// AWS Signature Version 4.
-    Aws4(Aws4Credential),
-}
-
 /// What a holder may do. Built by [`crate::Export::parse`] alone, so that every rule of the export body holds.
 pub struct Grant {
     /// Where it leads.
@@ -160,6 +140,8 @@ pub struct Grant {
     pub allow_headers: Vec<String>,
     /// Bounds the whole answer, in milliseconds.
     pub timeout_ms: Option<u32>,
+    /// The body of every request, in place of the requester's, which is refused.
+    pub body: Option<Secret>,
     /// How it is signed, if it is.
     pub hmac: Option<Hmac>,
 }
@@ -234,21 +216,30 @@ impl Grant {
             return Err(fields.error("allowQueryNames", "stands in place of allowQuery: give one of them"));
         }
         let timeout_ms = take_timeout(fields)?;
-        let hmac = take_hmac(fields)?;
+        let hmac = Hmac::take(fields, &target)?;
+        let body = take_body(fields, method)?;
         let headers = take_headers(fields, hmac.is_some())?;
         let allow_headers = take_names(fields, "allowHeaders", allowed_name)?;
-        for (field, what) in [
-            ("tls", "client certificates and trust of a grant's own"),
-            ("body", "pinned bodies"),
-            ("allowPath", "prefix grants"),
-        ] {
+        for (field, what) in
+            [("tls", "client certificates and trust of a grant's own"), ("allowPath", "prefix grants")]
+        {
             if fields.has(field) {
                 return Err(
                     fields.error(field, format!("is not supported yet: {what} are still to be built"))
                 );
             }
         }
-        Ok(Grant { target, method, allow_query, allow_query_names, headers, allow_headers, timeout_ms, hmac })
+        Ok(Grant {
+            target,
+            method,
+            allow_query,
+            allow_query_names,
+            headers,
+            allow_headers,
+            timeout_ms,
+            body,
+            hmac,
+        })
     }
 
     /// The form that [`Grant::take`] reads. It holds secrets: whoever asks for it wipes it.
@@ -280,18 +271,11 @@ impl Grant {
         if let Some(timeout) = self.timeout_ms {
             set("timeoutMs", timeout.into());
         }
-        if let Some(Hmac::Aws4(credential)) = &self.hmac {
-            let mut aws4 = Map::new();
-            aws4.insert("awsAccessKeyId".into(), credential.access_key_id.clone().into());
-            aws4.insert("region".into(), credential.region.clone().into());
-            aws4.insert("service".into(), credential.service.clone().into());
-            aws4.insert("secretAccessKey".into(), text(&credential.secret_access_key));
-            if let Some(token) = &credential.session_token {
-                aws4.insert("sessionToken".into(), text(token));
-            }
-            let mut hmac = Map::new();
-            hmac.insert("aws4-hmac-sha256".into(), aws4.into());
-            set("hmac", hmac.into());
+        if let Some(body) = &self.body {
+            set("body", text(body));
+        }
+        if let Some(hmac) = &self.hmac {
+            set("hmac", hmac.to_json());
         }
         json
     }
@@ -308,6 +292,17 @@ fn take_timeout(fields: &mut Fields) -> Result<Option<u32>, FieldError> {
             Err(fields.error("timeoutMs", "must be an integer above 0 (milliseconds)"))
         }
     }
+}
+
+fn take_body(fields: &mut Fields, method: Option<&str>) -> Result<Option<Secret>, FieldError> {
+    let Some(body) = fields.string("body")?.map(Secret::from_string) else { return Ok(None) };
+    if body.expose().len() > MAX_BODY {
+        return Err(fields.error("body", format!("must have at most {MAX_BODY} bytes")));
+    }
+    if method == Some("HEAD") {
+        return Err(fields.error("body", "cannot be pinned where method is HEAD, which has none"));
+    }
+    Ok(Some(body))
 }
 
 fn take_names(
@@ -397,57 +392,4 @@ fn take_headers(fields: &mut Fields, signed: bool) -> Result<Vec<Header>, FieldE
     }
     headers.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(headers)
-}
-
-fn take_hmac(fields: &mut Fields) -> Result<Option<Hmac>, FieldError> {
-    let Some(mut hmac) = fields.object("hmac")? else { return Ok(None) };
-    if hmac.has("cap1-hmac-sha512") {
-        return Err(
-            hmac.error("cap1-hmac-sha512", "is not supported yet: CAP1 signatures are still to be built")
-        );
-    }
-    let Some(mut aws4) = hmac.object("aws4-hmac-sha256")? else {
-        hmac.finish()?;
-        return Err(fields.error("hmac", "must hold aws4-hmac-sha256 or cap1-hmac-sha512"));
-    };
-    hmac.finish()?;
-    if aws4.has("payload") {
-        return Err(
-            aws4.error("payload", "is not supported yet: payload modes of choice are still to be built")
-        );
-    }
-    let access_key_id = word(&mut aws4, "awsAccessKeyId", b"_")?;
-    let region = word(&mut aws4, "region", b"_-")?;
-    let service = word(&mut aws4, "service", b"_-")?;
-    let secret_access_key = Secret::from_string(required(&mut aws4, "secretAccessKey")?);
-    if !(1..=256).contains(&secret_access_key.expose().len()) {
-        return Err(aws4.error("secretAccessKey", "must have 1 to 256 characters"));
-    }
-    let session_token = aws4.string("sessionToken")?.map(Secret::from_string);
-    if let Some(token) = &session_token {
-        let well_formed = (1..=MAX_SESSION_TOKEN).contains(&token.expose().len())
-            && token.expose().iter().all(|b| b.is_ascii_graphic());
-        if !well_formed {
-            return Err(aws4.error("sessionToken", "must have 1 to 8192 visible ASCII characters"));
-        }
-    }
-    aws4.finish()?;
-    Ok(Some(Hmac::Aws4(Aws4Credential { access_key_id, region, service, secret_access_key, session_token })))
-}
-
-fn required(fields: &mut Fields, field: &str) -> Result<String, FieldError> {
-    fields.string(field)?.ok_or_else(|| fields.error(field, "is missing"))
-}
-
-/// A part of the credential scope, which is joined by `/` inside a header joined by `,`: letters, digits and `more`.
-fn word(fields: &mut Fields, field: &str, more: &[u8]) -> Result<String, FieldError> {
-    let text = required(fields, field)?;
-    let well_formed = (1..=128).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || more.contains(&b));
-    if well_formed {
-        Ok(text)
-    } else {
-        let more: Vec<String> = more.iter().map(|b| format!("'{}'", char::from(*b))).collect();
-        Err(fields.error(field, format!("must have 1 to 128 letters, digits or {}", more.join(" or "))))
-    }
 }

@@ -67,6 +67,8 @@ pub struct Config {
     pub on_missing: OnMissing,
     /// The largest body that is held to be hashed, in bytes. Must stay below Envoy's own buffer limit, whose 413 names nothing.
     pub max_body: usize,
+    /// Whether the stage that turns `x-membrane-body` into a body stands behind the filter.
+    pub pinned_bodies: bool,
     /// What a worker may keep.
     pub cache: CacheLimits,
     /// Whether workers leave each other sealed records in Envoy's shared data.
@@ -83,6 +85,7 @@ impl Default for Config {
             staleness: Duration::from_secs(60),
             on_missing: OnMissing::Deny,
             max_body: 1_000_000,
+            pinned_bodies: false,
             cache: CacheLimits::default(),
             shared_data: true,
             max_timeout: Duration::from_secs(300),
@@ -178,11 +181,12 @@ mod tests {
         assert_eq!(Config::parse(b"{}").unwrap(), Config::default());
         let config = Config::parse(
             br#"{"registry": {"cluster": "c", "authority": "r:9444", "timeout": "500ms"}, "staleness": "1s", "on_missing": "pass",
-                 "max_body": 5, "cache": {"entries": 7, "bytes": 65536}, "shared_data": false, "max_timeout": "5m"}"#,
+                 "max_body": 5, "pinned_bodies": true, "cache": {"entries": 7, "bytes": 65536}, "shared_data": false, "max_timeout": "5m"}"#,
         )
         .unwrap();
         assert_eq!(config.registry.timeout, Duration::from_millis(500));
         assert_eq!((config.on_missing, config.max_body, config.shared_data), (OnMissing::Pass, 5, false));
+        assert!(config.pinned_bodies);
         assert_eq!((config.cache.entries, config.max_timeout), (7, Duration::from_secs(300)));
     }
 

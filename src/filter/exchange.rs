@@ -5,8 +5,7 @@ use crate::abi_numbers::HeadersStatus;
 use crate::feed::{Generation, Now, Position};
 use crate::incoming::Incoming;
 use crate::opened::Opened;
-use crate::outgoing;
-use crate::payload::{self, Mode, Plan};
+use crate::payload::{Mode, Plan};
 use crate::reply::Reply;
 use capability::{LookupId, Token};
 use core::ops::Range;
@@ -162,10 +161,11 @@ impl Exchange {
         self.body.ended
     }
 
-    /// The grant is known. `Err`: this request is not one that it allows.
-    pub fn on_opened(&mut self, opened: Rc<Opened>, proof: Proof, max_body: usize) -> Result<(), Reply> {
-        outgoing::check(&self.incoming, &opened)?;
-        let plan = payload::plan(&self.incoming, opened.signing(), max_body)?;
+    /// The grant is known, and what is done with the body. `Err`: that cannot be done any more.
+    pub fn on_opened(&mut self, opened: Rc<Opened>, plan: Plan, proof: Proof) -> Result<(), Reply> {
+        if plan.mode == Mode::Pinned && self.held_whole {
+            return Err(Reply::pinned_body());
+        }
         if plan.mode == Mode::Hash && self.held_whole {
             // Held so that no byte comes before it is let go, and let go only when it is signed: it cannot be hashed any more.
             return Err(Reply::bad_request(
@@ -178,7 +178,7 @@ impl Exchange {
 
     /// What to do next.
     pub fn step(&self, max_body: usize) -> Step {
-        let Stage::Ready { plan, .. } = &self.stage else { return Step::Wait };
+        let Stage::Ready { plan, opened, .. } = &self.stage else { return Step::Wait };
         let body = &self.body;
         match plan.mode {
             Mode::Stream(payload) => Step::Complete { payload, length: None },
@@ -194,7 +194,14 @@ impl Exchange {
                 };
                 Step::Complete { payload, length: u64::try_from(body.hashed).ok() }
             }
-            Mode::Hash => Step::Wait,
+            Mode::Pinned if body.held > 0 => Step::Refuse(Reply::pinned_body()),
+            Mode::Pinned if body.ended => match opened.pinned_body() {
+                Some((hash, length)) => {
+                    Step::Complete { payload: Payload::Sha256(hash), length: Some(length) }
+                }
+                None => Step::Refuse(Reply::misconfigured("there is no pinned body")),
+            },
+            Mode::Hash | Mode::Pinned => Step::Wait,
         }
     }
 

@@ -8,15 +8,22 @@ use core::ops::Range;
 /// Our routing header. Whoever sets it chooses the route, so it is stripped from every request.
 pub const ROUTE_HEADER: &[u8] = b"x-membrane-route";
 
+/// Carries a pinned body, in hexadecimal, to the stage behind us that makes it the request's body: proxy-wasm cannot give one to
+/// a request that came without. Stripped from every request, like the routing header.
+pub const BODY_HEADER: &[u8] = b"x-membrane-body";
+
 /// The longest `authorization` that can hold a bearer of ours: `Bearer `, some spaces, the token.
 const MAX_AUTHORIZATION: usize = 128;
+
+/// What routes and stages behind us obey; nobody else may say it.
+pub const OURS: [&[u8]; 2] = [ROUTE_HEADER, BODY_HEADER];
 
 /// What is to become of a request that just came.
 #[derive(Debug)]
 pub enum Arrival {
-    /// Let it go on; `strip` tells whether it brought our routing header along, which must be taken off.
+    /// Let it go on; `strip` tells whether it brought headers of ours along ([`OURS`]), which must be taken off.
     Pass {
-        /// The routing header stands in it.
+        /// A header of ours stands in it.
         strip: bool,
     },
     /// Answered at once.
@@ -55,7 +62,7 @@ impl Incoming {
                 b":method" => method = value,
                 b"upgrade" | b":protocol" | b"http2-settings" => upgrade = true,
                 b"content-length" => lengths = (lengths.0 + 1, value),
-                ROUTE_HEADER => strip = true,
+                ROUTE_HEADER | BODY_HEADER => strip = true,
                 _ => {}
             }
         }
@@ -207,10 +214,10 @@ pub(crate) mod tests {
     fn without_a_bearer_the_configuration_decides() {
         assert!(matches!(arrive(&[], OnMissing::Deny), Arrival::Refuse(reply) if reply.status == 401));
         assert!(matches!(arrive(&[("x", "y")], OnMissing::Pass), Arrival::Pass { strip: false }));
-        assert!(matches!(
-            arrive(&[("x-membrane-route", "control")], OnMissing::Pass),
-            Arrival::Pass { strip: true }
-        ));
+        for ours in ["x-membrane-route", "x-membrane-body"] {
+            let arrival = arrive(&[(ours, "control")], OnMissing::Pass);
+            assert!(matches!(arrival, Arrival::Pass { strip: true }));
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 #[cfg(target_arch = "wasm32")]
 mod abi;
 pub mod abi_numbers;
+mod allow_list;
 pub mod cache;
 pub mod config;
 pub mod envoy_version;
@@ -20,6 +21,7 @@ pub mod opened;
 pub mod outgoing;
 pub mod pairs;
 pub mod payload;
+mod query;
 pub mod reply;
 mod requests;
 pub mod slots;

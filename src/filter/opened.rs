@@ -1,10 +1,12 @@
 //! A grant made ready: what could be done before a request comes, done once.
 
-use capability::{Aws4Credential, Grant, Hmac, LookupId, Scheme, Token, Unit, Units};
+use capability::{Aws4Credential, Cap1Credential, Grant, Hmac, LookupId, Scheme, Token, Unit, Units};
 use core::cell::RefCell;
 use core::fmt;
 use hashbrown::HashSet;
+use sha2::{Digest, Sha256};
 use signing::aws4::{self, Credential, Query, Service, SessionToken, Signer};
+use signing::cap1;
 use std::hash::RandomState;
 
 /// What payload modes need to know of how a grant signs.
@@ -24,6 +26,8 @@ pub struct Signing {
 pub(crate) enum Route {
     /// Signed: what is sent and what is signed are derived together.
     Aws4 { target: Box<aws4::Target>, signer: Box<RefCell<Signer>>, signing: Signing },
+    /// Likewise.
+    Cap1 { target: Box<cap1::Target>, signer: Box<RefCell<cap1::Signer>> },
     /// Not signed: path and query as the grant has them.
     Plain,
 }
@@ -34,6 +38,7 @@ pub struct Opened {
     pub(crate) grant: Grant,
     /// The decoded names of the uri's own query.
     pub(crate) own_query: HashSet<Vec<u8>, RandomState>,
+    body_hash: Option<[u8; 32]>,
     pub(crate) route: Route,
     lookup: LookupId,
     units: Units,
@@ -54,18 +59,26 @@ impl Opened {
     ) -> Result<Opened, NotSignable> {
         let route = match grant.hmac.take() {
             None => Route::Plain,
-            Some(Hmac::Aws4(credential)) => signed_route(&grant, &credential).ok_or(NotSignable)?,
+            Some(Hmac::Aws4(credential)) => aws4_route(&grant, &credential).ok_or(NotSignable)?,
+            Some(Hmac::Cap1(credential)) => cap1_route(&grant, &credential).ok_or(NotSignable)?,
         };
+        let body_hash = grant.body.as_ref().map(|body| Sha256::digest(body.expose()).into());
         let own_query = names(grant.target.query.as_deref().unwrap_or_default());
-        Ok(Opened { grant, own_query, route, lookup: token.lookup_id(), units, expires_at })
+        Ok(Opened { grant, own_query, body_hash, route, lookup: token.lookup_id(), units, expires_at })
     }
 
-    /// How it signs, if it does.
+    /// How it signs bodies, if it does.
     pub fn signing(&self) -> Option<&Signing> {
         match &self.route {
             Route::Aws4 { signing, .. } => Some(signing),
-            Route::Plain => None,
+            Route::Cap1 { .. } | Route::Plain => None,
         }
+    }
+
+    /// SHA-256 and length of the body that it pins, if it does.
+    pub fn pinned_body(&self) -> Option<([u8; 32], u64)> {
+        let body = self.grant.body.as_ref()?.expose();
+        Some((self.body_hash?, u64::try_from(body.len()).ok()?))
     }
 
     /// Everything whose revocation kills it: its tenants, its membranes, what it is a re-export of, itself.
@@ -86,13 +99,18 @@ impl Opened {
             grant.allow_headers.iter().chain(&grant.allow_query_names).map(|name| name.len() + 24).sum();
         let target = grant.target.path.len() + grant.target.query.as_deref().map_or(0, str::len);
         let query: usize = self.own_query.iter().map(|name| name.len() + 128).sum();
-        let signer = match self.signing() {
-            Some(signing) => SIGNER_SIZE + if signing.has_session_token { MAX_TOKEN_SIZE } else { 0 },
-            None => 0,
+        let signer = match &self.route {
+            Route::Aws4 { signing, .. } => {
+                SIGNER_SIZE + if signing.has_session_token { MAX_TOKEN_SIZE } else { 0 }
+            }
+            Route::Cap1 { .. } => SIGNER_SIZE,
+            Route::Plain => 0,
         };
+        let body = grant.body.as_ref().map_or(0, |body| body.expose().len());
         // Each unit stands in the record, and in the cache's index of what depends on it.
         OWN_SIZE
             + signer
+            + body
             + headers
             + names
             + 12 * target
@@ -103,7 +121,7 @@ impl Opened {
 
 /// The structure itself, with its short strings.
 const OWN_SIZE: usize = 1_024;
-/// A signer: HMAC states, and the canonical request that it keeps (`signing`'s `LONGEST_KEPT`).
+/// A signer: HMAC states, and the canonical request that it keeps (`signing`'s `LONGEST_KEPT`). CAP1's takes less.
 const SIGNER_SIZE: usize = 6_144;
 /// A session token, as long as an export lets it be.
 const MAX_TOKEN_SIZE: usize = 8_192;
@@ -116,16 +134,34 @@ impl fmt::Debug for Opened {
     }
 }
 
-fn signed_route(grant: &Grant, credential: &Aws4Credential) -> Option<Route> {
-    let text = |secret: &capability::Secret| Some(signing::Secret::new(secret.expose_str()?.to_owned()));
-    let service = Service::new(credential.service.clone()).ok()?;
-    let scheme = match grant.target.scheme {
+fn text(secret: &capability::Secret) -> Option<signing::Secret> {
+    Some(signing::Secret::new(secret.expose_str()?.to_owned()))
+}
+
+fn scheme(grant: &Grant) -> signing::Scheme {
+    match grant.target.scheme {
         Scheme::Http => signing::Scheme::Http,
         Scheme::Https => signing::Scheme::Https,
-    };
+    }
+}
+
+fn cap1_route(grant: &Grant, credential: &Cap1Credential) -> Option<Route> {
+    let target = cap1::Target::new(
+        scheme(grant),
+        grant.target.authority.as_str(),
+        grant.target.path.as_bytes(),
+        grant.target.query.as_deref().unwrap_or_default().as_bytes(),
+    )
+    .ok()?;
+    let signer = cap1::Signer::new(credential.key_id.clone(), text(&credential.key)?).ok()?;
+    Some(Route::Cap1 { target: Box::new(target), signer: Box::new(RefCell::new(signer)) })
+}
+
+fn aws4_route(grant: &Grant, credential: &Aws4Credential) -> Option<Route> {
+    let service = Service::new(credential.service.clone()).ok()?;
     let target = aws4::Target::new(
         &service,
-        scheme,
+        scheme(grant),
         grant.target.authority.as_str(),
         grant.target.path.as_bytes(),
         grant.target.query.as_deref().unwrap_or_default().as_bytes(),
@@ -187,10 +223,13 @@ mod tests {
             if let Some(token) = token {
                 aws4["sessionToken"] = token.into();
             }
-            let body = serde_json::json!({"uri": uri, "hmac": {"aws4-hmac-sha256": aws4}}).to_string();
+            let cap1 = serde_json::json!({"keyId": key_id, "key": region});
+            for hmac in [serde_json::json!({"aws4-hmac-sha256": aws4}), serde_json::json!({"cap1-hmac-sha512": cap1})] {
+            let body = serde_json::json!({"uri": uri, "hmac": hmac}).to_string();
             if let Ok(Export { what: Exported::Grant(grant), .. }) = Export::parse(body.as_bytes()) {
                 let units = Units::own(UnitPair { tenant: Uid([1; 16]), membrane: None });
                 prop_assert!(Opened::new(&Token::mint([1; 64]), *grant, units, None).is_ok());
+            }
             }
         }
     }

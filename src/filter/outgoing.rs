@@ -1,12 +1,14 @@
 //! The request that leaves: built from scratch out of the grant, with those of the requester's headers that are let through.
 
-use crate::incoming::{Incoming, ROUTE_HEADER};
+use crate::allow_list::copy_headers;
+use crate::incoming::{BODY_HEADER, Incoming, ROUTE_HEADER};
 use crate::opened::{Opened, Route};
-use crate::payload::Plan;
+use crate::payload::{Mode, Plan};
+use crate::query;
 use crate::reply::Reply;
-use core::cell::Cell;
-use signing::Timestamp;
-use signing::aws4::{Payload, Query};
+use core::cell::RefCell;
+use signing::aws4::{self, Payload};
+use signing::{Timestamp, cap1};
 use std::borrow::Cow;
 use zeroize::Zeroizing;
 
@@ -25,7 +27,7 @@ impl Outgoing {
         Outgoing { headers: Vec::with_capacity(24), dropped: 0 }
     }
 
-    fn set(&mut self, name: impl Into<Cow<'static, [u8]>>, value: impl Into<Vec<u8>>) {
+    pub(crate) fn set(&mut self, name: impl Into<Cow<'static, [u8]>>, value: impl Into<Vec<u8>>) {
         self.headers.push((name.into(), Zeroizing::new(value.into())));
     }
 
@@ -33,111 +35,6 @@ impl Outgoing {
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> + Clone {
         self.headers.iter().map(|(name, value)| (name.as_ref(), value.as_slice()))
     }
-}
-
-/// Most parameters of a requester's query: each is decoded, judged and sorted.
-const MAX_QUERY_PAIRS: usize = 256;
-
-/// The longest name of a requester's that a message repeats.
-const MAX_SHOWN_NAME: usize = 64;
-
-/// What becomes of one header of the requester's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Pass,
-    Drop,
-    Refuse,
-}
-
-/// Let through on every grant: they describe the body and the answer wanted, and decide nothing else.
-fn is_allowed_by_default(name: &[u8]) -> bool {
-    name.starts_with(b"accept")
-        || name.starts_with(b"if-")
-        || matches!(
-            name,
-            b"cache-control"
-                | b"content-type"
-                | b"content-encoding"
-                | b"content-language"
-                | b"content-disposition"
-                | b"content-md5"
-                | b"range"
-                | b"user-agent"
-                | b"traceparent"
-                | b"tracestate"
-                | b"x-request-id"
-        )
-}
-
-/// What decides of routing and framing: neither a requester nor a pinned header has a say in it.
-fn is_gateways_own(name: &[u8]) -> bool {
-    name.starts_with(b"x-envoy-")
-        || name.starts_with(b"x-membrane-")
-        || matches!(
-            name,
-            b"connection"
-                | b"content-length"
-                | b"expect"
-                | b"host"
-                | b"keep-alive"
-                | b"proxy-authenticate"
-                | b"proxy-authorization"
-                | b"proxy-connection"
-                | b"te"
-                | b"trailer"
-                | b"transfer-encoding"
-                | b"upgrade"
-                | b"x-forwarded-proto"
-        )
-}
-
-/// Never let through, whatever a grant says: an export that names them is refused, and this holds for records of any age.
-fn is_never_allowed(name: &[u8]) -> bool {
-    is_gateways_own(name)
-        || name.starts_with(b"x-forwarded-")
-        || matches!(
-            name,
-            b"authorization"
-                | b"cookie"
-                | b"forwarded"
-                | b"x-amz-content-sha256"
-                | b"x-amz-date"
-                | b"x-amz-s3session-token"
-                | b"x-amz-security-token"
-                | b"x-http-method"
-                | b"x-http-method-override"
-                | b"x-method-override"
-        )
-}
-
-fn fate(name: &[u8], opened: &Opened, plan: Plan, connection: &[u8]) -> Fate {
-    if is_never_allowed(name) || is_named_by_connection(name, connection) {
-        return Fate::Drop;
-    }
-    let grant = &opened.grant;
-    if grant.headers.iter().any(|pinned| pinned.name.as_bytes() == name) {
-        return Fate::Drop;
-    }
-    if grant.allow_headers.iter().any(|allowed| allowed.as_bytes() == name) {
-        return Fate::Pass;
-    }
-    if plan.chunked && matches!(name, b"x-amz-decoded-content-length" | b"x-amz-trailer") {
-        return Fate::Pass;
-    }
-    // SDKs always send it; it says nothing that AWS acts on.
-    if name == b"x-amz-user-agent" {
-        return Fate::Drop;
-    }
-    if name.starts_with(b"x-amz-") && opened.signing().is_some() {
-        return Fate::Refuse;
-    }
-    if is_allowed_by_default(name) { Fate::Pass } else { Fate::Drop }
-}
-
-/// RFC 9110 §7.6.1: what `Connection` names belongs to one hop.
-fn is_named_by_connection(name: &[u8], connection: &[u8]) -> bool {
-    !connection.is_empty()
-        && connection.split(|byte| *byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(name))
 }
 
 /// What is asked of a grant that its form alone can refuse: path, method, query. Done before a body is awaited.
@@ -179,31 +76,36 @@ pub fn build(
     out.set(&b":method"[..], method);
     out.set(&b":scheme"[..], grant.target.scheme.as_str());
 
-    let query = requesters_query(incoming, opened)?;
-    let signed_target;
+    let requested = query::requesters(incoming, opened)?;
+    let body = Body { plan, held_length };
     match &opened.route {
-        Route::Aws4 { target, .. } => {
-            let target = match &query {
-                None => target.as_ref(),
-                Some(query) => {
-                    let extra = Query::parse(query)
-                        .map_err(|_| Reply::bad_request("the query must hold no control characters"))?;
-                    signed_target = target.with_query(&own_names_win(opened, extra)?);
-                    &signed_target
-                }
+        Route::Aws4 { target, signer, .. } => {
+            let target = match requested {
+                None => Cow::Borrowed(target.as_ref()),
+                Some(query) => Cow::Owned(target.with_query(&query::decoded(opened, query)?)),
             };
-            out.set(&b":authority"[..], target.authority());
-            out.set(&b":path"[..], target.path_and_query());
-            copy_headers(incoming, opened, plan, &mut out)?;
-            frame(incoming, method, held_length, &mut out);
-            sign(opened, target, method, payload, now, &mut out)?;
+            out.rebuild(incoming, opened, &body, target.authority(), target.path_and_query())?;
+            sign_aws4(opened, signer, &target, method, payload, now, &mut out)?;
+        }
+        Route::Cap1 { target, signer } => {
+            let target = match requested {
+                None => Cow::Borrowed(target.as_ref()),
+                Some(query) => Cow::Owned(
+                    target
+                        .with_query(query::verbatim(opened, query)?)
+                        .map_err(|error| cannot_sign(&error))?,
+                ),
+            };
+            out.rebuild(incoming, opened, &body, target.authority(), target.path_and_query())?;
+            sign_cap1(signer, &target, method, now, &mut out)?;
         }
         Route::Plain => {
-            out.set(&b":authority"[..], grant.target.authority.as_str());
-            out.set(&b":path"[..], plain_path(opened, query)?);
-            copy_headers(incoming, opened, plan, &mut out)?;
-            frame(incoming, method, held_length, &mut out);
+            let path = plain_path(opened, requested)?;
+            out.rebuild(incoming, opened, &body, grant.target.authority.as_str(), path)?;
         }
+    }
+    if let Some(body) = grant.body.as_ref().filter(|_| plan.mode == Mode::Pinned) {
+        out.set(BODY_HEADER, hex::encode(body.expose()));
     }
     if let Some(timeout) = grant.timeout_ms.filter(|timeout| *timeout <= max_timeout_ms) {
         out.set(&b"x-envoy-upstream-rq-timeout-ms"[..], timeout.to_string());
@@ -269,143 +171,8 @@ pub fn build_control(incoming: &Incoming, authority: &str) -> Result<Outgoing, R
     Ok(out)
 }
 
-fn copy_headers(incoming: &Incoming, opened: &Opened, plan: Plan, out: &mut Outgoing) -> Result<(), Reply> {
-    let connection: Vec<u8> = incoming
-        .headers()
-        .filter(|(name, _)| *name == b"connection")
-        .map(|(_, value)| value)
-        .collect::<Vec<_>>()
-        .join(&b',');
-    // Several services speak two protocols at one path, told apart by target and content type together: a pinned target must not
-    // be read in the other protocol's way.
-    let is_pinned = |name: &str| opened.grant.headers.iter().any(|header| header.name == name);
-    let protocol_is_open = is_pinned("x-amz-target") && !is_pinned("content-type");
-    let mut protocol_is_said = false;
-    for (name, value) in incoming.headers() {
-        match fate(name, opened, plan, &connection) {
-            Fate::Pass if protocol_is_open && name == b"content-type" => {
-                if !is_amz_json(value) || protocol_is_said {
-                    return Err(Reply::bad_request(WHICH_PROTOCOL));
-                }
-                protocol_is_said = true;
-                out.set(name.to_vec(), value);
-            }
-            Fate::Pass => out.set(name.to_vec(), value),
-            Fate::Drop => out.dropped += 1,
-            Fate::Refuse => {
-                let shown = name.get(..MAX_SHOWN_NAME).unwrap_or(name);
-                let name = String::from_utf8_lossy(shown);
-                return Err(Reply::bad_request(format!(
-                    "{name} is not let through by this capability: leave it out, or have the capability exported with it in \
-                     allowHeaders"
-                )));
-            }
-        }
-    }
-    if protocol_is_open && !protocol_is_said {
-        return Err(Reply::bad_request(WHICH_PROTOCOL));
-    }
-    // An export refuses to pin what is the gateway's to set; records may be older than that rule.
-    for pinned in opened.grant.headers.iter().filter(|pinned| !is_gateways_own(pinned.name.as_bytes())) {
-        out.set(pinned.name.clone().into_bytes(), pinned.value.expose());
-    }
-    Ok(())
-}
-
-const WHICH_PROTOCOL: &str = "this capability pins x-amz-target: send one content-type, application/x-amz-json-1.0 or application/x-amz-json-1.1";
-
-fn is_amz_json(value: &[u8]) -> bool {
-    if value.contains(&b',') {
-        return false;
-    }
-    let kind = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-    kind.eq_ignore_ascii_case(b"application/x-amz-json-1.0")
-        || kind.eq_ignore_ascii_case(b"application/x-amz-json-1.1")
-}
-
-/// The body's length as it will be: that of the held body, or what was declared; a `0` where a method's body is expected
-/// (RFC 9110 §8.6). Chunked framing is Envoy's own to write.
-fn frame(incoming: &Incoming, method: &[u8], held_length: Option<u64>, out: &mut Outgoing) {
-    let expects_body = matches!(method, b"POST" | b"PUT" | b"PATCH");
-    let length =
-        held_length.or(if incoming.ended { expects_body.then_some(0) } else { incoming.content_length });
-    if let Some(length) = length {
-        out.set(&b"content-length"[..], length.to_string());
-    }
-}
-
-fn sign(
-    opened: &Opened,
-    target: &signing::aws4::Target,
-    method: &[u8],
-    payload: Payload,
-    now: u64,
-    out: &mut Outgoing,
-) -> Result<(), Reply> {
-    let Route::Aws4 { signer, .. } = &opened.route else { return Ok(()) };
-    let method =
-        core::str::from_utf8(method).map_err(|_| Reply::bad_request("the method must be an HTTP token"))?;
-    let mut signer =
-        signer.try_borrow_mut().map_err(|_| Reply::misconfigured("a signature is being made"))?;
-    let pinned = |name: &[u8]| opened.grant.headers.iter().any(|header| header.name.as_bytes() == name);
-    let to_sign =
-        out.headers.iter().map(|(name, value)| (name.as_ref(), value.as_slice())).filter(|(name, _)| {
-            !name.starts_with(b":") && (signing::aws4::is_signed_by_default(name) || pinned(name))
-        });
-    let mut buffer = String::new();
-    let signed = signer
-        .sign(&Timestamp::from_unix(now), method, target, to_sign, payload, &mut buffer)
-        .map_err(|error| Reply::bad_request(format!("this request cannot be signed: {error}")))?;
-    let set: Vec<(Vec<u8>, Zeroizing<Vec<u8>>)> = signed
-        .headers()
-        .map(|(name, value)| (name.as_bytes().to_vec(), Zeroizing::new(value.as_bytes().to_vec())))
-        .collect();
-    out.headers.extend(set.into_iter().map(|(name, value)| (Cow::Owned(name), value)));
-    Ok(())
-}
-
-/// The requester's query, where the grant lets (some of) it through.
-fn requesters_query<'a>(incoming: &'a Incoming, opened: &Opened) -> Result<Option<&'a [u8]>, Reply> {
-    let (_, query) = incoming.path_and_query();
-    let lets = opened.grant.allow_query || !opened.grant.allow_query_names.is_empty();
-    let query = query.filter(|query| lets && !query.is_empty());
-    if query.is_some_and(|query| query.split(|byte| *byte == b'&').count() > MAX_QUERY_PAIRS) {
-        return Err(Reply::bad_request(format!("a query may have at most {MAX_QUERY_PAIRS} parameters")));
-    }
-    Ok(query)
-}
-
-/// Names that are X-Amz-* are signatures of their own (presigned requests); names that the grant's uri has are the grant's.
-/// With `allowQueryNames` every other name is refused: dropping part of what somebody asked is dangerous.
-fn own_names_win(opened: &Opened, extra: Query) -> Result<Query, Reply> {
-    let refused = Cell::new(None);
-    let checked = extra.only(|name| {
-        if refused.get().is_none() {
-            refused.set(query_rule(opened, name));
-        }
-        true
-    });
-    match refused.get() {
-        Some(rule) => Err(Reply::bad_request(rule)),
-        None => Ok(checked),
-    }
-}
-
-fn query_rule(opened: &Opened, name: &[u8]) -> Option<&'static str> {
-    let allowed = &opened.grant.allow_query_names;
-    if name.to_ascii_lowercase().starts_with(b"x-amz-") {
-        Some("query parameters named X-Amz-* are never let through")
-    } else if opened.own_query.contains(name) {
-        Some("a query parameter of the capability's own cannot be given again")
-    } else if !allowed.is_empty() && !allowed.iter().any(|allowed| allowed.as_bytes() == name) {
-        Some("a query parameter is not among those that this capability lets through (allowQueryNames)")
-    } else {
-        None
-    }
-}
-
-/// Path and query where nothing is signed: the grant's own byte for byte, then the requester's as it came, if it is visible ASCII.
-fn plain_path(opened: &Opened, query: Option<&[u8]>) -> Result<Vec<u8>, Reply> {
+/// Path and query where nothing is signed: the grant's own byte for byte, then the requester's as it came.
+fn plain_path(opened: &Opened, requested: Option<&[u8]>) -> Result<Vec<u8>, Reply> {
     let target = &opened.grant.target;
     let mut path = target.path.clone().into_bytes();
     let mut separator = b'?';
@@ -414,16 +181,104 @@ fn plain_path(opened: &Opened, query: Option<&[u8]>) -> Result<Vec<u8>, Reply> {
         path.extend(own.as_bytes());
         separator = b'&';
     }
-    if let Some(query) = query {
-        // It is sent as it came. `;` separates parameters for some upstreams, and would carry names past the check below.
-        if !query.iter().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'#' | b';')) {
-            return Err(Reply::bad_request("the query must be percent-encoded (a ; is %3B)"));
-        }
-        let parsed =
-            Query::parse(query).map_err(|_| Reply::bad_request("the query must be percent-encoded"))?;
-        own_names_win(opened, parsed)?;
+    if let Some(query) = requested {
         path.push(separator);
-        path.extend(query);
+        path.extend(query::verbatim(opened, query)?);
     }
     Ok(path)
+}
+
+/// What is known of the body when the headers leave.
+struct Body {
+    plan: Plan,
+    held_length: Option<u64>,
+}
+
+impl Outgoing {
+    /// Everything between the method and the signature.
+    fn rebuild(
+        &mut self,
+        incoming: &Incoming,
+        opened: &Opened,
+        body: &Body,
+        authority: &str,
+        path: impl Into<Vec<u8>>,
+    ) -> Result<(), Reply> {
+        self.set(&b":authority"[..], authority);
+        self.set(&b":path"[..], path);
+        copy_headers(incoming, opened, body.plan, self)?;
+        if let Some(length) = self.body_length(incoming, body) {
+            self.set(&b"content-length"[..], length.to_string());
+        }
+        Ok(())
+    }
+
+    /// The body's length as it will be: that of the held body, or what was declared; a `0` where a method's body is expected
+    /// (RFC 9110 §8.6). Chunked framing is Envoy's own to write.
+    fn body_length(&self, incoming: &Incoming, body: &Body) -> Option<u64> {
+        if body.held_length.is_some() || !incoming.ended {
+            return body.held_length.or(incoming.content_length);
+        }
+        let method = self.headers.first().map(|(_, method)| method.as_slice());
+        matches!(method, Some(b"POST" | b"PUT" | b"PATCH")).then_some(0)
+    }
+
+    fn extend<'a>(&mut self, headers: impl Iterator<Item = (&'a str, &'a str)>) {
+        for (name, value) in headers {
+            self.set(name.as_bytes().to_vec(), value);
+        }
+    }
+
+    /// Names and values without the pseudo-headers.
+    fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.iter().filter(|(name, _)| !name.starts_with(b":"))
+    }
+}
+
+fn cannot_sign(error: &signing::Error) -> Reply {
+    Reply::bad_request(format!("this request cannot be signed: {error}"))
+}
+
+fn text(method: &[u8]) -> Result<&str, Reply> {
+    core::str::from_utf8(method).map_err(|_| Reply::bad_request("the method must be an HTTP token"))
+}
+
+const BUSY: &str = "a signature is being made";
+
+fn sign_aws4(
+    opened: &Opened,
+    signer: &RefCell<aws4::Signer>,
+    target: &aws4::Target,
+    method: &[u8],
+    payload: Payload,
+    now: u64,
+    out: &mut Outgoing,
+) -> Result<(), Reply> {
+    let mut signer = signer.try_borrow_mut().map_err(|_| Reply::misconfigured(BUSY))?;
+    let pinned = |name: &[u8]| opened.grant.headers.iter().any(|header| header.name.as_bytes() == name);
+    let to_sign = out.fields().filter(|(name, _)| aws4::is_signed_by_default(name) || pinned(name));
+    let mut buffer = String::new();
+    let signed = signer
+        .sign(&Timestamp::from_unix(now), text(method)?, target, to_sign, payload, &mut buffer)
+        .map_err(|error| cannot_sign(&error))?;
+    out.extend(signed.headers());
+    Ok(())
+}
+
+/// Every header is signed, but for those that proxies rewrite and the length, which framing may change.
+fn sign_cap1(
+    signer: &RefCell<cap1::Signer>,
+    target: &cap1::Target,
+    method: &[u8],
+    now: u64,
+    out: &mut Outgoing,
+) -> Result<(), Reply> {
+    let mut signer = signer.try_borrow_mut().map_err(|_| Reply::misconfigured(BUSY))?;
+    let to_sign = out.fields().filter(|(name, _)| *name != b"content-length");
+    let mut buffer = String::new();
+    let signed = signer
+        .sign(&Timestamp::from_unix(now), text(method)?, target, to_sign, &mut buffer)
+        .map_err(|error| cannot_sign(&error))?;
+    out.extend(signed.headers());
+    Ok(())
 }

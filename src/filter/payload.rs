@@ -3,7 +3,7 @@
 //! payload in a single chunk", and `signing::aws4::Service`.
 
 use crate::incoming::Incoming;
-use crate::opened::Signing;
+use crate::opened::{Opened, Signing};
 use crate::reply::Reply;
 use signing::aws4::Payload;
 
@@ -14,6 +14,8 @@ pub enum Mode {
     Stream(Payload),
     /// Hold the body, hash it as it arrives, sign when it is complete.
     Hash,
+    /// The body is the grant's own; the requester must send none.
+    Pinned,
 }
 
 /// Where the body's length is known from.
@@ -27,8 +29,20 @@ pub struct Plan {
 
 const STREAM_EMPTY: Plan = Plan { mode: Mode::Stream(Payload::Empty), chunked: false };
 
-/// Decides for one request. `signing` is none where the grant signs nothing: then every body streams.
-pub fn plan(incoming: &Incoming, signing: Option<&Signing>, max_body: usize) -> Result<Plan, Reply> {
+/// Decides for one request.
+pub fn plan(incoming: &Incoming, opened: &Opened, max_body: usize) -> Result<Plan, Reply> {
+    if opened.pinned_body().is_some() {
+        return if incoming.content_length.is_some_and(|length| length > 0) {
+            Err(Reply::pinned_body())
+        } else {
+            Ok(Plan { mode: Mode::Pinned, chunked: false })
+        };
+    }
+    requesters_body(incoming, opened.signing(), max_body)
+}
+
+/// `signing` is none where no signature covers the body: then every body streams.
+fn requesters_body(incoming: &Incoming, signing: Option<&Signing>, max_body: usize) -> Result<Plan, Reply> {
     let Some(signing) = signing else { return Ok(STREAM_EMPTY) };
     let given = match incoming.single("x-amz-content-sha256")? {
         None => None,
@@ -106,7 +120,7 @@ mod tests {
         let Arrival::Capability(incoming) = Incoming::arrive(pairs(&all), ended, OnMissing::Deny) else {
             panic!()
         };
-        plan(&incoming, signing.as_ref(), 1000).map(|plan| plan.mode).map_err(|reply| reply.status)
+        requesters_body(&incoming, signing.as_ref(), 1000).map(|plan| plan.mode).map_err(|reply| reply.status)
     }
 
     #[test]

@@ -55,6 +55,11 @@ impl Reply {
         Reply::new(400, "Bad Request", Outcome::Refused, message)
     }
 
+    /// 400: the body is the grant's.
+    pub fn pinned_body() -> Reply {
+        Reply::bad_request("this capability's body is its own: send none")
+    }
+
     /// 404: the capability names the path, and dropping part of what somebody asked is dangerous.
     pub fn not_found() -> Reply {
         let message = "a capability names its own path: the request's path must be /";

@@ -13,11 +13,12 @@ pub(crate) enum Warning {
     LookupUnsent,
     LookupFailed,
     FeedFailed,
+    PinnedBody,
 }
 
 /// Whoever sends tokens must not drive the log.
 #[derive(Default)]
-pub(crate) struct Warnings([(Option<Duration>, u32); 4]);
+pub(crate) struct Warnings([(Option<Duration>, u32); 5]);
 
 impl Warnings {
     /// Warns, unless it did so a moment ago.

@@ -9,12 +9,12 @@ use crate::cache::{Cache, Cached};
 use crate::config::Config;
 use crate::exchange::{Exchange, Proof, Stage, Step, is_small};
 use crate::feed::{self, Feed, Now, Verdict};
-use crate::incoming::{self, Arrival, Incoming, ROUTE_HEADER};
+use crate::incoming::{self, Arrival, Incoming, OURS};
 use crate::lookup::Negative;
 use crate::opened::Opened;
 use crate::outgoing::{self, Outgoing};
 use crate::pairs::Pairs;
-use crate::payload;
+use crate::payload::{self, Mode, Plan};
 use crate::reply::{Outcome, Reply};
 use crate::requests::{Held, Requests};
 use crate::stats::{Counter, Stats};
@@ -150,7 +150,7 @@ impl Worker {
             Arrival::Refuse(reply) => return self.refuse_headers(host, context, reply, drains),
             Arrival::Pass { strip } => {
                 if strip {
-                    host.remove_request_header(context, ROUTE_HEADER);
+                    OURS.iter().for_each(|name| host.remove_request_header(context, name));
                 }
                 self.stats.add(Counter::Passed, 1);
                 if !ended {
@@ -408,10 +408,30 @@ impl Worker {
             self.cache.forget(incoming.bearer());
             return Err(Reply::unauthorized());
         }
-        outgoing::check(&incoming, &opened)?;
-        let plan = payload::plan(&incoming, opened.signing(), self.config.max_body)?;
+        let plan = self.plan(host, &incoming, &opened, now)?;
         let exchange = Box::new(Exchange::ready(incoming, opened, plan, proof, now));
         Ok(self.advance(host, context, exchange))
+    }
+
+    /// Whether a grant allows this request, as far as its headers tell, and what is then done with its body.
+    fn plan(
+        &mut self,
+        host: &mut impl Host,
+        incoming: &Incoming,
+        opened: &Opened,
+        now: Now,
+    ) -> Result<Plan, Reply> {
+        outgoing::check(incoming, opened)?;
+        let plan = payload::plan(incoming, opened, self.config.max_body)?;
+        if plan.mode == Mode::Pinned && !self.config.pinned_bodies {
+            let message = "a capability with a pinned body was used: set pinned_bodies: true in the filter's configuration, and put \
+                           the stage behind it that adds the body (README, pinned bodies)";
+            self.warnings.warn(host, Warning::PinnedBody, now.monotonic, message);
+            return Err(Reply::misconfigured(
+                "this gateway is not set up for capabilities with a pinned body",
+            ));
+        }
+        Ok(plan)
     }
 
     /// Moves a request as far as it can go now.

@@ -16,25 +16,39 @@ pub struct Expected<'a> {
     pub service: &'a str,
 }
 
-/// Fails with the reason, and the two canonical requests, if any of the requests is not signed as expected.
+/// Fails with the reason, and the verifier's canonical request, if any of the requests is not signed as expected.
 pub fn verify(requests: &[Recorded], expected: &Expected<'_>) -> Outcome<()> {
-    let requests: Vec<Value> = requests
-        .iter()
-        .map(|request| {
-            let header = |(name, value): &(String, Vec<u8>)| json!([name, STANDARD.encode(value)]);
-            json!({
-                "method": request.method, "target": request.target,
-                "headers": request.headers.iter().map(header).collect::<Vec<_>>(),
-                "body": STANDARD.encode(&request.body),
-            })
-        })
-        .collect();
     let question = json!({
         "accessKeyId": expected.access_key_id, "secretAccessKey": expected.secret_access_key,
-        "region": expected.region, "service": expected.service, "requests": requests,
+        "region": expected.region, "service": expected.service, "requests": shown(requests),
     });
-    let mut child = Command::new(crate::tool("python")?)
-        .arg(crate::repository().join("tests/tools/verify_sigv4.py"))
+    let mut verifier = Command::new(crate::tool("python")?);
+    verifier.arg(crate::repository().join("tests/tools/verify_sigv4.py"));
+    ask(verifier, &question)
+}
+
+/// The same for CAP1-HMAC-SHA512, with a verifier in the language of the reference implementation.
+pub fn verify_cap1(requests: &[Recorded], key_id: &str, key: &str) -> Outcome<()> {
+    let question = json!({"keyId": key_id, "key": key, "requests": shown(requests)});
+    let mut verifier = Command::new("node");
+    verifier.arg(crate::repository().join("tests/tools/verify_cap1.mjs"));
+    ask(verifier, &question)
+}
+
+fn shown(requests: &[Recorded]) -> Vec<Value> {
+    let header = |(name, value): &(String, Vec<u8>)| json!([name, STANDARD.encode(value)]);
+    let shown = |request: &Recorded| {
+        json!({
+            "method": request.method, "target": request.target,
+            "headers": request.headers.iter().map(header).collect::<Vec<_>>(),
+            "body": STANDARD.encode(&request.body),
+        })
+    };
+    requests.iter().map(shown).collect()
+}
+
+fn ask(mut verifier: Command, question: &Value) -> Outcome<()> {
+    let mut child = verifier
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

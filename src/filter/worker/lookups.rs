@@ -208,7 +208,8 @@ impl Worker {
                     continue;
                 }
             }
-            match exchange.on_opened(opened, proof, self.config.max_body) {
+            let plan = self.plan(host, &exchange.incoming, &opened, now);
+            match plan.and_then(|plan| exchange.on_opened(opened, plan, proof)) {
                 Ok(()) => self.move_held(host, context, exchange),
                 Err(reply) => {
                     self.refuse(host, context, reply, exchange.drains());
