@@ -9,6 +9,7 @@ mod architecture;
 mod bad_input;
 mod bearers;
 mod bodies;
+mod compose;
 mod configuration;
 mod outage;
 mod requesters;
