@@ -10,6 +10,7 @@ mod bad_input;
 mod bearers;
 mod bodies;
 mod cap1;
+mod compose;
 mod configuration;
 mod outage;
 mod pinned_bodies;

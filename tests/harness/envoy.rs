@@ -1,14 +1,20 @@
 //! Envoy, with envoy/local.yaml as people copy it: only ports and folders are replaced.
 
-use crate::failure::{Failure, Outcome, While};
+use crate::failure::{Failure, Outcome};
 use crate::http::Client;
 use crate::process::Process;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+/// The configuration as people copy it, of the build that this is: an image needs no repository beside it.
+const LOCAL: &str = include_str!("../../envoy/local.yaml");
+
 /// Where the parts listen that stand in the configuration.
 pub struct Upstreams {
+    /// The address of the gateway itself; all others are on loopback.
+    pub listen: Ipv4Addr,
     pub gateway: u16,
     pub admin: u16,
     pub control: u16,
@@ -30,14 +36,14 @@ pub fn program() -> Outcome<PathBuf> {
 
 /// envoy/local.yaml for these ports and this run folder. Fails if something to be replaced is not there.
 pub fn render(dir: &Path, module: &Path, upstreams: &Upstreams) -> Outcome<String> {
-    let file = crate::repository().join("envoy/local.yaml");
-    let mut text = std::fs::read_to_string(&file).while_(|| format!("reading {}", file.display()))?;
+    let mut text = LOCAL.to_owned();
     let dir = dir.to_str().ok_or_else(|| Failure::new("the run folder's name must be UTF-8"))?;
     let module = module.to_str().ok_or_else(|| Failure::new("the repository's folder must be UTF-8"))?;
     let port = |number: u16| format!("port_value: {number} ");
+    let gateway = |address, number| format!("address: {address}, port_value: {number} ");
     // Two steps, so that a replaced port is not taken for another's default.
     let replacements = [
-        (port(8443), "\u{1}GATEWAY ", port(upstreams.gateway)),
+        (gateway(Ipv4Addr::LOCALHOST, 8443), "\u{1}GATEWAY ", gateway(upstreams.listen, upstreams.gateway)),
         (port(9901), "\u{1}ADMIN ", port(upstreams.admin)),
         (port(9443), "\u{1}CONTROL ", port(upstreams.control)),
         (port(9444), "\u{1}REGISTRY ", port(upstreams.registry)),
@@ -60,11 +66,7 @@ pub fn render(dir: &Path, module: &Path, upstreams: &Upstreams) -> Outcome<Strin
 
 /// Starts Envoy with the configuration in `config`, and waits until it is live.
 pub fn start(config: &Path, logs: &Path, admin: u16, options: &Options) -> Outcome<Process> {
-    let mut command = Command::new(program()?);
-    command.arg("-c").arg(config);
-    // No shared memory between Envoys of one machine: several gateways run beside each other.
-    command.arg("--disable-hot-restart");
-    command.args(["-l", "info"]);
+    let mut command = command(config)?;
     if let Some(workers) = options.workers {
         command.args(["--concurrency", &workers.to_string()]);
     }
@@ -79,6 +81,16 @@ pub fn start(config: &Path, logs: &Path, admin: u16, options: &Options) -> Outco
     Ok(process)
 }
 
+/// What docker-compose.yaml starts too.
+pub fn command(config: &Path) -> Outcome<Command> {
+    let mut command = Command::new(program()?);
+    command.arg("-c").arg(config);
+    // No shared memory between Envoys of one machine: several gateways run beside each other.
+    command.arg("--disable-hot-restart");
+    command.args(["-l", "info"]);
+    Ok(command)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,9 +98,10 @@ mod tests {
     /// One port stands in for another's default here: a careless replacement would mix them up.
     #[test]
     fn ports_and_folders_are_replaced_and_nothing_else() {
-        let upstreams = Upstreams { gateway: 9443, admin: 1, control: 9444, registry: 8443, aws: 2 };
+        let listen = Ipv4Addr::UNSPECIFIED;
+        let upstreams = Upstreams { listen, gateway: 9443, admin: 1, control: 9444, registry: 8443, aws: 2 };
         let text = render(Path::new("/a b/run"), Path::new("/m.wasm"), &upstreams).unwrap();
-        let original = std::fs::read_to_string(crate::repository().join("envoy/local.yaml")).unwrap();
+        let original = LOCAL;
         let changed: Vec<(&str, &str)> =
             original.lines().zip(text.lines()).filter(|(before, after)| before != after).collect();
         assert_eq!(original.lines().count(), text.lines().count());
@@ -96,6 +109,8 @@ mod tests {
             changed.iter().filter_map(|(_, after)| after.split("port_value: ").nth(1)).collect();
         let numbers: Vec<&str> = numbers.iter().filter_map(|rest| rest.split_whitespace().next()).collect();
         assert_eq!(numbers, ["1", "9443", "9444", "8443", "2"]);
+        assert_eq!(text.matches("0.0.0.0").count(), 1, "only the gateway itself is open to others");
+        assert!(text.contains("address: 0.0.0.0, port_value: 9443 "));
         assert!(
             changed
                 .iter()

@@ -1,19 +1,20 @@
 //! The local gateway: all parts together, with their files in one folder (docs/wire.md names them).
 
-use crate::aws::{FUNCTION, Moto, REGION};
+use crate::aws::{Moto, REGION};
 use crate::envoy::{self, Upstreams};
-use crate::failure::{Failure, Outcome, While};
+use crate::failure::{Failure, Outcome};
 use crate::http::{Client, Request, Response};
 use crate::origin::Origin;
 use crate::ports::{Port, Ports};
+use crate::prepare::{self, Prepared};
 use crate::process::Process;
 use crate::registry;
 use crate::slow_proxy::SlowProxy;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -55,38 +56,16 @@ struct Observed {
 impl Gateway {
     pub fn start(options: Options) -> Outcome<Self> {
         let Options { dir, ports, workers, trace, observed } = options;
+        let Prepared { dir, tenant, lock } = prepare::folder(&dir, ports.gateway.number())?;
         let logs = dir.join("logs");
-        let making = || format!("making {}", logs.display());
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&logs).while_(making)?;
-        let dir = dir.canonicalize()?;
-        let logs = dir.join("logs");
-        let lock = lock(&dir)?;
-        let authority = format!("localhost:{}", ports.gateway.number());
-
-        if !dir.join("registry.db").exists() {
-            registry::init(&dir, &authority)?;
-        }
         let registry = registry::serve(&dir, &logs, &ports, trace)?;
-        let tenant = tenant(&dir, &authority)?;
         let aws = Moto::start(&dir, &logs, ports.aws.number())?;
         let observed = observed.then(|| Observed::start(&ports)).transpose()?;
 
-        write_private(
-            &dir.join("aws.json"),
-            &format!(
-                "{:#}\n",
-                json!({
-                    "accessKeyId": aws.key.id, "secretAccessKey": aws.key.secret, "region": REGION, "function": FUNCTION,
-                    "endpoint": format!("http://127.0.0.1:{}", ports.aws.number()),
-                })
-            ),
-        )?;
-        let ca = dir.join("ca.pem");
-        let pem = std::fs::read_to_string(&ca).while_(|| format!("reading {}", ca.display()))?;
-        write(&dir.join("trusted-ca.json"), &format!("{:#}\n", json!({ authority: pem })))?;
         ports.write(&dir.join("ports.json"))?;
 
         let upstreams = Upstreams {
+            listen: Ipv4Addr::LOCALHOST,
             gateway: ports.gateway.number(),
             admin: ports.admin.number(),
             control: ports.control.number(),
@@ -95,11 +74,10 @@ impl Gateway {
                 .map_or(ports.registry.number(), |observed| observed.proxy_port.number()),
             aws: observed.as_ref().map_or(ports.aws.number(), |observed| observed.origin_port.number()),
         };
-        let config = dir.join("envoy.yaml");
-        write(&config, &envoy::render(&dir, &crate::module()?, &upstreams)?)?;
+        let config = prepare::envoy(&dir, &crate::module()?, &upstreams)?;
         let mut envoy =
             envoy::start(&config, &logs, ports.admin.number(), &envoy::Options { workers, trace })?;
-        let client = Client::tls(ports.gateway.number(), &ca)?;
+        let client = Client::tls(ports.gateway.number(), &dir.join("ca.pem"))?;
         // The filter's own answer to a request without a bearer: by then its VMs run.
         envoy.wait_until(Duration::from_secs(20), "answering with the filter in place", || {
             client.request("GET", "/").send().is_ok_and(|answer| answer.status == 401)
@@ -261,51 +239,4 @@ pub struct Membrane {
 /// A text member of a JSON object; the failure names it and does not show the object, which may hold secrets.
 pub fn text<'a>(object: &'a Value, member: &str) -> Outcome<&'a str> {
     object[member].as_str().ok_or_else(|| Failure::new(format!("the answer has no text `{member}`")))
-}
-
-/// Writes a file that only its owner may read.
-pub fn write_private(file: &Path, content: &str) -> Outcome<()> {
-    let mut options = File::options();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let mut open = options.open(file).while_(|| format!("writing {}", file.display()))?;
-    open.write_all(content.as_bytes()).while_(|| format!("writing {}", file.display()))
-}
-
-fn write(file: &Path, content: &str) -> Outcome<()> {
-    std::fs::write(file, content).while_(|| format!("writing {}", file.display()))
-}
-
-/// One gateway a folder.
-fn lock(dir: &Path) -> Outcome<File> {
-    let lock = File::create(dir.join("lock"))?;
-    lock.try_lock().map_err(|_| {
-        Failure::new(format!(
-            "another gateway runs in {}: stop it, or choose another MEMBRANE_RUN",
-            dir.display()
-        ))
-    })?;
-    Ok(lock)
-}
-
-/// The tenant of an earlier start, or a new one.
-fn tenant(dir: &Path, authority: &str) -> Outcome<Value> {
-    let file = dir.join("tenant.json");
-    let Ok(kept) = std::fs::read(&file) else {
-        let tenant = registry::create_tenant(dir, "local")?;
-        write_private(&file, &format!("{tenant:#}\n"))?;
-        return Ok(tenant);
-    };
-    let tenant: Value = serde_json::from_slice(&kept).while_(|| format!("reading {}", file.display()))?;
-    let minted_for =
-        text(&tenant, "create")?.strip_prefix("cpblty://").and_then(|rest| rest.split('/').next());
-    if minted_for == Some(authority) {
-        Ok(tenant)
-    } else {
-        Err(Failure::new(format!(
-            "{} was made for {}, and capabilities name their gateway: start it with that MEMBRANE_PORT, or choose another \
-             MEMBRANE_RUN",
-            dir.display(),
-            minted_for.unwrap_or("another gateway")
-        )))
-    }
 }

@@ -16,6 +16,7 @@ pub mod gateway;
 pub mod http;
 pub mod origin;
 pub mod ports;
+pub mod prepare;
 pub mod process;
 pub mod registry;
 pub mod slow_proxy;
@@ -40,8 +41,13 @@ fn built(path: PathBuf, made_by: &str) -> Outcome<PathBuf> {
     }
 }
 
-/// `target/release/<name>`, or wherever `CARGO_TARGET_DIR` puts it.
+/// A program of ours: the one beside this program, as in the image, else `target/release/<name>`, or wherever
+/// `CARGO_TARGET_DIR` puts it.
 pub fn program(name: &str) -> Outcome<PathBuf> {
+    let own = std::env::current_exe()?;
+    if let Some(beside) = own.parent().map(|folder| folder.join(name)).filter(|path| path.is_file()) {
+        return Ok(beside);
+    }
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
     built(repository().join(target).join("release").join(name), "make build")
 }

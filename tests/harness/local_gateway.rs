@@ -1,23 +1,33 @@
-//! `local-gateway run` is `make run`, `local-gateway demo` is `make demo`.
+//! `local-gateway run` is `make run`, `local-gateway demo` is `make demo`. `local-gateway prepare` makes the run folder for parts
+//! that somebody else starts: docker-compose.yaml.
 
 #![allow(clippy::disallowed_methods)]
 
+use harness::failure::While;
 use harness::gateway::{Gateway, Options};
 use harness::ports::{Port, Ports};
 use harness::{Failure, Outcome};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 fn main() -> ExitCode {
-    let outcome = match std::env::args().nth(1).as_deref() {
-        Some("run") => run(&mut std::io::stdout()),
-        Some("demo") => demo(&mut std::io::stdout()),
-        _ => Err(Failure::new("usage: local-gateway run|demo    (better: make run, make demo)")),
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match arguments[..] {
+        ["run"] => run(&mut std::io::stdout()),
+        ["demo"] => demo(&mut std::io::stdout()),
+        ["prepare", "--dir", dir, "--port", port, "--listen", listen, "--module", module] => {
+            prepare(&mut std::io::stdout(), dir, port, listen, module)
+        }
+        _ => Err(Failure::new(
+            "usage: local-gateway run|demo    (better: make run, make demo)\n       \
+             local-gateway prepare --dir DIR --port PORT --listen ADDRESS --module FILE",
+        )),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -38,6 +48,19 @@ fn demo(out: &mut dyn Write) -> Outcome<()> {
     Ok(())
 }
 
+fn prepare(out: &mut dyn Write, dir: &str, port: &str, listen: &str, module: &str) -> Outcome<()> {
+    let number = port_number("--port", port)?;
+    let address = listen.parse().while_(|| format!("--listen {listen}"))?;
+    let dir = harness::prepare::everything(Path::new(dir), number, address, Path::new(module))?;
+    writeln!(out, "{} is prepared for https://localhost:{number}", dir.display())?;
+    Ok(())
+}
+
+fn port_number(name: &str, port: &str) -> Outcome<u16> {
+    let number = port.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| Failure::new(format!("{name}={port} is not a port number")))
+}
+
 /// Runs the gateway until a signal ends it, or one of its parts ends by itself.
 fn run(out: &mut dyn Write) -> Outcome<()> {
     let ended = Arc::new(AtomicBool::new(false));
@@ -49,12 +72,7 @@ fn run(out: &mut dyn Write) -> Outcome<()> {
         .map_or_else(|| "run".into(), PathBuf::from);
     let ports = match std::env::var("MEMBRANE_PORT").ok().filter(|port| !port.is_empty()) {
         None => Ports::defaults()?,
-        Some(port) => {
-            let number = port.parse().ok().filter(|number| *number > 0);
-            let number =
-                number.ok_or_else(|| Failure::new(format!("MEMBRANE_PORT={port} is not a port number")))?;
-            Ports::with_gateway(Port::fixed(number)?)?
-        }
+        Some(port) => Ports::with_gateway(Port::fixed(port_number("MEMBRANE_PORT", &port)?)?)?,
     };
     writeln!(out, "Starting registry, Envoy and a local AWS in {} …", dir.display())?;
     let mut gateway = Gateway::start(Options { dir, ports, workers: None, trace: false, observed: false })?;

@@ -23,12 +23,7 @@ pub fn create_tenant(dir: &Path, id: &str) -> Outcome<Value> {
 
 /// Starts serving, and waits until it is ready.
 pub fn serve(dir: &Path, logs: &Path, ports: &Ports, trace: bool) -> Outcome<Process> {
-    let address = |port: u16| format!("127.0.0.1:{port}");
-    let mut command = Command::new(crate::program("membrane-registry")?);
-    command.arg("serve").arg("--dir").arg(dir);
-    command.args(["--control", &address(ports.control.number())]);
-    command.args(["--gateway", &address(ports.registry.number())]);
-    command.args(["--metrics", &address(ports.metrics.number())]);
+    let mut command = command(dir, ports)?;
     if trace {
         command.env("MEMBRANE_LOG", "trace");
     }
@@ -38,6 +33,17 @@ pub fn serve(dir: &Path, logs: &Path, ports: &Ports, trace: bool) -> Outcome<Pro
         health.request("GET", "/readyz").send().is_ok_and(|answer| answer.status == 200)
     })?;
     Ok(process)
+}
+
+/// What docker-compose.yaml starts too.
+pub fn command(dir: &Path, ports: &Ports) -> Outcome<Command> {
+    let address = |port: u16| format!("127.0.0.1:{port}");
+    let mut command = Command::new(crate::program("membrane-registry")?);
+    command.arg("serve").arg("--dir").arg(dir);
+    command.args(["--control", &address(ports.control.number())]);
+    command.args(["--gateway", &address(ports.registry.number())]);
+    command.args(["--metrics", &address(ports.metrics.number())]);
+    Ok(command)
 }
 
 fn operate(arguments: &[&str], dir: &Path) -> Outcome<Vec<u8>> {
