@@ -4,6 +4,7 @@
 //! Trailing Headers", Amazon S3 API Reference.
 
 use std::fmt;
+use std::io::Write;
 
 use sha2::{Digest, Sha256};
 
@@ -19,9 +20,9 @@ use crate::{Error, Timestamp};
 /// (a chunk's signature comes before its data). AWS takes no less than 8 KiB.
 pub const CHUNK_SIZE: usize = 65_536;
 
-const CHUNK_SIGNATURE: &str = ";chunk-signature=";
+pub(super) const CHUNK_SIGNATURE: &str = ";chunk-signature=";
 const TRAILER_SIGNATURE: &str = "x-amz-trailer-signature:";
-const SIGNATURE_LENGTH: u64 = 64;
+pub(super) const SIGNATURE_LENGTH: u64 = 64;
 const LINE_END: &[u8] = b"\r\n";
 
 /// Signs the chunks of one body, each with the signature before it. It goes on with the day of its request, even past midnight.
@@ -87,7 +88,8 @@ impl ChunkSigner {
         hmac::Mac::update(&mut mac, EMPTY_SHA256.as_bytes());
         hmac::Mac::update(&mut mac, b"\n");
         self.previous = hex32(&key::digest(mac, &hex32(&Sha256::digest(data).into())));
-        out.extend_from_slice(format!("{:x}{CHUNK_SIGNATURE}", data.len()).as_bytes());
+        // Into a `Vec`, which cannot fail.
+        let _ = write!(out, "{:x}{CHUNK_SIGNATURE}", data.len());
         out.extend_from_slice(&self.previous);
         out.extend_from_slice(LINE_END);
     }

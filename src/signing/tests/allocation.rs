@@ -1,4 +1,5 @@
-//! Signing a bodyless request allocates nothing once its buffer has grown: not per request, and not at the turn of a second.
+//! Signing a bodyless request allocates nothing once its buffer has grown: not per request, and not at the turn of a second. Nor does
+//! reading or framing a body, piece by piece.
 
 // Tests from the first line to the last, which clippy cannot tell of helper functions.
 #![allow(clippy::unwrap_used)]
@@ -87,4 +88,35 @@ fn cap1() {
     assert!(sign(1_700_000_000) > 0, "the first one derives the key");
     assert_eq!(sign(1_700_000_000), 0);
     assert_eq!(sign(1_700_000_001), 0);
+}
+
+#[test]
+fn bodies() {
+    use aws4::{CHUNK_SIZE, ChunkSigner, DayKey, Framing, Reader, Resigner, TrailerNames};
+
+    let (now, s3) = (Timestamp::from_unix(1_700_000_000), Service::new("s3").unwrap());
+    let key = DayKey::derive(&Secret::new("key".into()), &now, "us-east-1", &s3);
+    let signer = ChunkSigner::new(&key, &now, "us-east-1", &s3, &[b'0'; 64]);
+    let mut body = Vec::new();
+    for _ in 0..8 {
+        body.extend_from_slice(b"10001\r\n");
+        body.resize(body.len() + CHUNK_SIZE + 1, 7);
+        body.extend_from_slice(b"\r\n");
+    }
+    let length = 8 * (CHUNK_SIZE as u64 + 1);
+    let reader = Reader::new(Framing::UnsignedTrailer, length, TrailerNames::default()).unwrap();
+    let mut checked = reader.clone();
+    assert_eq!(allocations(|| body.chunks(777).for_each(|piece| checked.check(piece).unwrap())), 0);
+
+    let mut resigner = Resigner::new(reader, signer);
+    let mut out = Vec::with_capacity(2 * CHUNK_SIZE);
+    let mut push = |piece| {
+        out.clear();
+        allocations(|| resigner.push(piece, &mut out).unwrap())
+    };
+    let (first, rest) = body.split_at(777);
+    assert_eq!(push(first), 1, "room for one chunk");
+    for piece in rest.chunks(20_000) {
+        assert_eq!(push(piece), 0);
+    }
 }
