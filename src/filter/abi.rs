@@ -29,6 +29,13 @@ mod raw {
             to: *mut *mut u8,
             to_length: *mut usize,
         ) -> u32;
+        pub(super) fn proxy_set_buffer_bytes(
+            kind: u32,
+            start: usize,
+            length: usize,
+            from: *const u8,
+            from_length: usize,
+        ) -> u32;
         pub(super) fn proxy_get_header_map_pairs(kind: u32, to: *mut *mut u8, to_length: *mut usize) -> u32;
         pub(super) fn proxy_set_header_map_pairs(kind: u32, from: *const u8, length: usize) -> u32;
         pub(super) fn proxy_remove_header_map_value(kind: u32, name: *const u8, length: usize) -> u32;
@@ -119,6 +126,13 @@ pub(crate) fn buffer(kind: u32, start: usize, length: usize) -> Option<Vec<u8>> 
     // SAFETY: the host writes the two out parameters, which live until the call returns.
     let status = unsafe { raw::proxy_get_buffer_bytes(kind, start, length, &mut to, &mut to_length) };
     take(status, to, to_length)
+}
+
+/// Puts `with` in place of `length` bytes from `start`.
+pub(crate) fn set_buffer(kind: u32, start: usize, length: usize, with: &[u8]) -> bool {
+    // SAFETY: the host copies the bytes during the call.
+    let status = unsafe { raw::proxy_set_buffer_bytes(kind, start, length, with.as_ptr(), with.len()) };
+    status == STATUS_OK
 }
 
 pub(crate) fn header_map(kind: u32) -> Option<Vec<u8>> {

@@ -79,7 +79,7 @@ fn is_never_allowed(name: &[u8]) -> bool {
         )
 }
 
-fn fate(name: &[u8], opened: &Opened, plan: Plan, connection: &[u8]) -> Fate {
+fn fate(name: &[u8], opened: &Opened, plan: &Plan, connection: &[u8]) -> Fate {
     if is_never_allowed(name) || is_named_by_connection(name, connection) {
         return Fate::Drop;
     }
@@ -90,7 +90,15 @@ fn fate(name: &[u8], opened: &Opened, plan: Plan, connection: &[u8]) -> Fate {
     if grant.allow_headers.iter().any(|allowed| allowed.as_bytes() == name) {
         return Fate::Pass;
     }
-    if plan.chunked && matches!(name, b"x-amz-decoded-content-length" | b"x-amz-trailer") {
+    if is_of_framing(name) {
+        match plan {
+            Plan::Check(_) => return Fate::Pass,
+            // The framing is ours then, and so is what describes it.
+            Plan::Resign(_) => return Fate::Drop,
+            _ => {}
+        }
+    }
+    if opened.signing().is_some_and(|signing| signing.is_s3) && is_of_checksums(name) {
         return Fate::Pass;
     }
     // SDKs always send it; it says nothing that AWS acts on.
@@ -103,6 +111,17 @@ fn fate(name: &[u8], opened: &Opened, plan: Plan, connection: &[u8]) -> Fate {
     if is_allowed_by_default(name) { Fate::Pass } else { Fate::Drop }
 }
 
+/// What describes an aws-chunked body.
+fn is_of_framing(name: &[u8]) -> bool {
+    matches!(name, b"x-amz-decoded-content-length" | b"x-amz-trailer")
+}
+
+/// S3's checksums of the body, or the wish for one in the answer, which its SDKs always send. They can make a request fail and
+/// decide nothing else (AWS, "Checking object integrity in Amazon S3").
+fn is_of_checksums(name: &[u8]) -> bool {
+    name.starts_with(b"x-amz-checksum-") || name == b"x-amz-sdk-checksum-algorithm"
+}
+
 /// RFC 9110 §7.6.1: what `Connection` names belongs to one hop.
 fn is_named_by_connection(name: &[u8], connection: &[u8]) -> bool {
     !connection.is_empty()
@@ -113,7 +132,7 @@ fn is_named_by_connection(name: &[u8], connection: &[u8]) -> bool {
 pub(crate) fn copy_headers(
     incoming: &Incoming,
     opened: &Opened,
-    plan: Plan,
+    plan: &Plan,
     out: &mut Outgoing,
 ) -> Result<(), Reply> {
     let connection: Vec<u8> = incoming

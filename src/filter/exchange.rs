@@ -5,7 +5,7 @@ use crate::abi_numbers::HeadersStatus;
 use crate::feed::{Generation, Now, Position};
 use crate::incoming::Incoming;
 use crate::opened::Opened;
-use crate::payload::{Mode, Plan};
+use crate::payload::Plan;
 use crate::reply::Reply;
 use capability::{LookupId, Token};
 use core::ops::Range;
@@ -70,7 +70,7 @@ pub enum Step {
     Complete {
         /// What is signed of the body.
         payload: Payload,
-        /// The body's length, where it was held.
+        /// The body's length, where it was held or will be framed by us.
         length: Option<u64>,
     },
     /// Answer and be done.
@@ -136,6 +136,11 @@ impl Exchange {
         self.body.trailers
     }
 
+    /// Bytes of the body that Envoy holds.
+    pub fn held(&self) -> usize {
+        self.body.held
+    }
+
     /// What it takes to hold this request, in bytes.
     pub fn size(&self) -> usize {
         self.incoming.size() + core::mem::size_of::<Exchange>()
@@ -163,10 +168,10 @@ impl Exchange {
 
     /// The grant is known, and what is done with the body. `Err`: that cannot be done any more.
     pub fn on_opened(&mut self, opened: Rc<Opened>, plan: Plan, proof: Proof) -> Result<(), Reply> {
-        if plan.mode == Mode::Pinned && self.held_whole {
+        if self.held_whole && matches!(plan, Plan::Pinned) {
             return Err(Reply::pinned_body());
         }
-        if plan.mode == Mode::Hash && self.held_whole {
+        if self.held_whole && matches!(plan, Plan::Hash) {
             // Held so that no byte comes before it is let go, and let go only when it is signed: it cannot be hashed any more.
             return Err(Reply::bad_request(
                 "the body must be hashed here: send content-length, and no chunks",
@@ -180,13 +185,16 @@ impl Exchange {
     pub fn step(&self, max_body: usize) -> Step {
         let Stage::Ready { plan, opened, .. } = &self.stage else { return Step::Wait };
         let body = &self.body;
-        match plan.mode {
-            Mode::Stream(payload) => Step::Complete { payload, length: None },
-            Mode::Hash if body.held > max_body => Step::Refuse(Reply::body_too_large(max_body)),
-            Mode::Hash if body.hashed < body.held => {
+        match plan {
+            Plan::Stream(_) | Plan::Check(_) | Plan::Resign(_) | Plan::Frame(_) => Step::Complete {
+                payload: plan.payload().unwrap_or(Payload::Empty),
+                length: plan.framed_length(),
+            },
+            Plan::Hash if body.held > max_body => Step::Refuse(Reply::body_too_large(max_body)),
+            Plan::Hash if body.hashed < body.held => {
                 Step::Read(body.hashed..body.held.min(body.hashed.saturating_add(SLICE)))
             }
-            Mode::Hash if body.ended => {
+            Plan::Hash if body.ended => {
                 let payload = if body.hashed == 0 {
                     Payload::Empty
                 } else {
@@ -194,14 +202,14 @@ impl Exchange {
                 };
                 Step::Complete { payload, length: u64::try_from(body.hashed).ok() }
             }
-            Mode::Pinned if body.held > 0 => Step::Refuse(Reply::pinned_body()),
-            Mode::Pinned if body.ended => match opened.pinned_body() {
+            Plan::Pinned if body.held > 0 => Step::Refuse(Reply::pinned_body()),
+            Plan::Pinned if body.ended => match opened.pinned_body() {
                 Some((hash, length)) => {
                     Step::Complete { payload: Payload::Sha256(hash), length: Some(length) }
                 }
                 None => Step::Refuse(Reply::misconfigured("there is no pinned body")),
             },
-            Mode::Hash | Mode::Pinned => Step::Wait,
+            Plan::Hash | Plan::Pinned => Step::Wait,
         }
     }
 

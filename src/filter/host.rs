@@ -150,6 +150,10 @@ impl Host for Envoy {
         abi::buffer(BUFFER_REQUEST_BODY, range.start, range.len())
     }
 
+    fn replace_request_body(&mut self, context: ContextId, length: usize, with: &[u8]) -> bool {
+        self.act_on(context) && abi::set_buffer(BUFFER_REQUEST_BODY, 0, length, with)
+    }
+
     fn reply(&mut self, context: ContextId, reply: &Reply) {
         if !self.act_on(context) {
             return;

@@ -159,7 +159,7 @@ fn bearer(value: &[u8]) -> Option<Range<usize>> {
     (end > start).then_some(start..end)
 }
 
-fn parse_length(digits: &[u8]) -> Option<u64> {
+pub(crate) fn parse_length(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }

@@ -20,6 +20,7 @@ pub mod lookup;
 pub mod opened;
 pub mod outgoing;
 pub mod pairs;
+pub mod passing;
 pub mod payload;
 mod query;
 pub mod reply;

@@ -1,6 +1,8 @@
 //! A grant made ready: what could be done before a request comes, done once.
 
-use capability::{Aws4Credential, Cap1Credential, Grant, Hmac, LookupId, Scheme, Token, Unit, Units};
+use capability::{
+    Aws4Credential, Cap1Credential, Grant, Hmac, LookupId, Payload, Scheme, Token, Unit, Units,
+};
 use core::cell::RefCell;
 use core::fmt;
 use hashbrown::HashSet;
@@ -20,6 +22,8 @@ pub struct Signing {
     pub always_unsigned: bool,
     /// The credential is a temporary one.
     pub has_session_token: bool,
+    /// The grant says `payload: signed`.
+    pub payload_signed: bool,
 }
 
 /// Where a grant leads, and how it is signed on the way.
@@ -178,6 +182,7 @@ fn aws4_route(grant: &Grant, credential: &Aws4Credential) -> Option<Route> {
         tls: grant.target.scheme == Scheme::Https,
         always_unsigned: service.is_always_unsigned(),
         has_session_token: session_token.is_some(),
+        payload_signed: credential.payload == Some(Payload::Signed),
     };
     let region = credential.region.clone();
     let credential = Credential {

@@ -3,7 +3,8 @@
 use crate::allow_list::copy_headers;
 use crate::incoming::{BODY_HEADER, Incoming, ROUTE_HEADER};
 use crate::opened::{Opened, Route};
-use crate::payload::{Mode, Plan};
+use crate::passing::Passing;
+use crate::payload::Plan;
 use crate::query;
 use crate::reply::Reply;
 use core::cell::RefCell;
@@ -58,17 +59,17 @@ pub fn check(incoming: &Incoming, opened: &Opened) -> Result<(), Reply> {
     }
 }
 
-/// Builds and signs the request that leaves. `payload` is what is signed of the body; `length` the body's length where it was
-/// held, else what the requester declared passes.
+/// Builds and signs the request that leaves, and says how its body follows. `payload` is what is signed of the body; `length` the
+/// body's length where it was held or will be framed by us, else what the requester declared passes.
 pub fn build(
     incoming: &Incoming,
     opened: &Opened,
-    plan: Plan,
+    plan: &Plan,
     payload: Payload,
-    held_length: Option<u64>,
+    length: Option<u64>,
     now: u64,
     max_timeout_ms: u32,
-) -> Result<Outgoing, Reply> {
+) -> Result<(Outgoing, Passing), Reply> {
     check(incoming, opened)?;
     let grant = &opened.grant;
     let mut out = Outgoing::new();
@@ -77,7 +78,8 @@ pub fn build(
     out.set(&b":scheme"[..], grant.target.scheme.as_str());
 
     let requested = query::requesters(incoming, opened)?;
-    let body = Body { plan, held_length };
+    let body = Body { plan, length };
+    let mut passing = Passing::AsItIs;
     match &opened.route {
         Route::Aws4 { target, signer, .. } => {
             let target = match requested {
@@ -86,6 +88,7 @@ pub fn build(
             };
             out.rebuild(incoming, opened, &body, target.authority(), target.path_and_query())?;
             sign_aws4(opened, signer, &target, method, payload, now, &mut out)?;
+            passing = pass(plan, signer)?;
         }
         Route::Cap1 { target, signer } => {
             let target = match requested {
@@ -104,14 +107,28 @@ pub fn build(
             out.rebuild(incoming, opened, &body, grant.target.authority.as_str(), path)?;
         }
     }
-    if let Some(body) = grant.body.as_ref().filter(|_| plan.mode == Mode::Pinned) {
+    if let Some(body) = grant.body.as_ref().filter(|_| matches!(plan, Plan::Pinned)) {
         out.set(BODY_HEADER, hex::encode(body.expose()));
     }
     if let Some(timeout) = grant.timeout_ms.filter(|timeout| *timeout <= max_timeout_ms) {
         out.set(&b"x-envoy-upstream-rq-timeout-ms"[..], timeout.to_string());
     }
     set_routing(&mut out, grant.target.scheme.as_str());
-    Ok(out)
+    Ok((out, passing))
+}
+
+/// How the body follows a request that `signer` just signed.
+fn pass(plan: &Plan, signer: &RefCell<aws4::Signer>) -> Result<Passing, Reply> {
+    let chunks = || {
+        let signer = signer.try_borrow().map_err(|_| Reply::misconfigured(BUSY))?;
+        signer.chunk_signer().ok_or_else(|| Reply::misconfigured("nothing was signed"))
+    };
+    Ok(match plan {
+        Plan::Stream(_) | Plan::Hash | Plan::Pinned => Passing::AsItIs,
+        Plan::Check(reader) => Passing::Checked(reader.clone()),
+        Plan::Resign(reader) => Passing::resigned((**reader).clone(), chunks()?),
+        Plan::Frame(length) => Passing::framed(chunks()?, *length),
+    })
 }
 
 /// What Envoy's route table looks at. It chooses no route for a request without `x-forwarded-proto`, which the connection
@@ -188,10 +205,12 @@ fn plain_path(opened: &Opened, requested: Option<&[u8]>) -> Result<Vec<u8>, Repl
     Ok(path)
 }
 
+const AWS_CHUNKED: &[u8] = b"aws-chunked";
+
 /// What is known of the body when the headers leave.
-struct Body {
-    plan: Plan,
-    held_length: Option<u64>,
+struct Body<'a> {
+    plan: &'a Plan,
+    length: Option<u64>,
 }
 
 impl Outgoing {
@@ -200,24 +219,50 @@ impl Outgoing {
         &mut self,
         incoming: &Incoming,
         opened: &Opened,
-        body: &Body,
+        body: &Body<'_>,
         authority: &str,
         path: impl Into<Vec<u8>>,
     ) -> Result<(), Reply> {
         self.set(&b":authority"[..], authority);
         self.set(&b":path"[..], path);
         copy_headers(incoming, opened, body.plan, self)?;
+        self.describe_framing(body.plan);
         if let Some(length) = self.body_length(incoming, body) {
             self.set(&b"content-length"[..], length.to_string());
         }
         Ok(())
     }
 
+    /// What S3 must know of a body that is framed by us (Amazon S3 API Reference, "Signature Calculations for the Authorization
+    /// Header: Transferring Payload in Multiple Chunks").
+    fn describe_framing(&mut self, plan: &Plan) {
+        let decoded = match plan {
+            Plan::Resign(reader) => reader.declared(),
+            Plan::Frame(length) => *length,
+            _ => return,
+        };
+        self.set(&b"x-amz-decoded-content-length"[..], decoded.to_string());
+        if let Plan::Resign(reader) = plan {
+            let mut names = String::new();
+            reader.announced().write(&mut names);
+            if !names.is_empty() {
+                self.set(&b"x-amz-trailer"[..], names);
+            }
+        }
+        // Codings stand in the order in which they were applied (RFC 9110 §8.4), and S3 wants its own first.
+        let coding = self.headers.iter_mut().find(|(name, _)| name.as_ref() == b"content-encoding");
+        match coding {
+            Some((_, value)) if value.starts_with(AWS_CHUNKED) => {}
+            Some((_, value)) => *value = Zeroizing::new([AWS_CHUNKED, b",", value.as_slice()].concat()),
+            None => self.set(&b"content-encoding"[..], AWS_CHUNKED),
+        }
+    }
+
     /// The body's length as it will be: that of the held body, or what was declared; a `0` where a method's body is expected
     /// (RFC 9110 §8.6). Chunked framing is Envoy's own to write.
-    fn body_length(&self, incoming: &Incoming, body: &Body) -> Option<u64> {
-        if body.held_length.is_some() || !incoming.ended {
-            return body.held_length.or(incoming.content_length);
+    fn body_length(&self, incoming: &Incoming, body: &Body<'_>) -> Option<u64> {
+        if body.length.is_some() || !incoming.ended {
+            return body.length.or(incoming.content_length);
         }
         let method = self.headers.first().map(|(_, method)| method.as_slice());
         matches!(method, Some(b"POST" | b"PUT" | b"PATCH")).then_some(0)

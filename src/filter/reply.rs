@@ -60,6 +60,11 @@ impl Reply {
         Reply::bad_request("this capability's body is its own: send none")
     }
 
+    /// 400: a framed body that is not what its headers announce.
+    pub fn broken_body(fault: signing::aws4::Fault) -> Reply {
+        Reply::bad_request(format!("the body is not what its headers announce: {fault}"))
+    }
+
     /// 404: the capability names the path, and dropping part of what somebody asked is dangerous.
     pub fn not_found() -> Reply {
         let message = "a capability names its own path: the request's path must be /";

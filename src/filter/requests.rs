@@ -2,6 +2,7 @@
 
 use crate::exchange::Exchange;
 use crate::feed::Now;
+use crate::passing::Passing;
 use crate::reply::Reply;
 use crate::worker::ContextId;
 use hashbrown::HashMap;
@@ -11,14 +12,25 @@ use std::hash::RandomState;
 pub(crate) enum Held {
     /// Waiting for a record or for its body.
     Waiting(Box<Exchange>),
-    /// Signed, its body streaming: only its trailers are still ours.
-    Streaming,
+    /// Signed, its body streaming.
+    Streaming(Passing),
     /// Without a bearer, let through.
     Passed,
     /// To be answered by us once its body, which is small, has come and been thrown away.
     Refusing(Box<Reply>, Now),
     /// Answered by us.
     Answered,
+}
+
+impl Held {
+    /// The same from beginning to end of its stay: what was added is subtracted.
+    fn size(&self) -> usize {
+        match self {
+            Held::Waiting(exchange) => exchange.size(),
+            Held::Streaming(passing) if passing.looks() => passing.size(),
+            Held::Streaming(_) | Held::Passed | Held::Refusing(..) | Held::Answered => 0,
+        }
+    }
 }
 
 /// The requests that are not over. What stands here and what does not decides whether bytes go on, so that an absent one
@@ -51,7 +63,18 @@ impl Requests {
         self.held.iter().map(|(context, held)| (*context, held))
     }
 
-    /// Memory that those who wait take, in bytes.
+    /// How the body of a request passes that streams; the request is forgotten unless it is put back.
+    pub(crate) fn end_streaming(&mut self, context: ContextId) -> Option<Passing> {
+        if !matches!(self.held.get(&context), Some(Held::Streaming(_))) {
+            return None;
+        }
+        match self.remove(context) {
+            Some(Held::Streaming(passing)) => Some(passing),
+            _ => None,
+        }
+    }
+
+    /// Memory that those who wait and those whose bodies are rewritten take, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -59,18 +82,14 @@ impl Requests {
     /// Notes where a request stands.
     pub(crate) fn put(&mut self, context: ContextId, held: Held) {
         self.remove(context);
-        if let Held::Waiting(exchange) = &held {
-            self.bytes += exchange.size();
-        }
+        self.bytes += held.size();
         self.held.insert(context, held);
     }
 
     /// Forgets a request.
     pub(crate) fn remove(&mut self, context: ContextId) -> Option<Held> {
         let held = self.held.remove(&context)?;
-        if let Held::Waiting(exchange) = &held {
-            self.bytes -= exchange.size();
-        }
+        self.bytes -= held.size();
         Some(held)
     }
 

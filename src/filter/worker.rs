@@ -3,6 +3,7 @@
 
 mod following;
 mod lookups;
+mod streaming;
 
 use crate::abi_numbers::{DataStatus, HeadersStatus, TrailersStatus};
 use crate::cache::{Cache, Cached};
@@ -14,7 +15,8 @@ use crate::lookup::Negative;
 use crate::opened::Opened;
 use crate::outgoing::{self, Outgoing};
 use crate::pairs::Pairs;
-use crate::payload::{self, Mode, Plan};
+use crate::passing::Passing;
+use crate::payload::{self, Plan};
 use crate::reply::{Outcome, Reply};
 use crate::requests::{Held, Requests};
 use crate::stats::{Counter, Stats};
@@ -51,9 +53,11 @@ pub trait Host {
     fn remove_request_header(&mut self, context: ContextId, name: &[u8]);
     /// Takes all request trailers off.
     fn clear_request_trailers(&mut self, context: ContextId);
-    /// Bytes of the held body.
+    /// Bytes of the body: of what is held, or of what this callback brought.
     fn request_body(&mut self, context: ContextId, range: core::ops::Range<usize>) -> Option<Vec<u8>>;
-    /// Answers the request.
+    /// Puts `with` in place of the first `length` bytes of the body. `false`: the host refused.
+    fn replace_request_body(&mut self, context: ContextId, length: usize, with: &[u8]) -> bool;
+    /// Answers the request; one that is on its way upstream is broken off there.
     fn reply(&mut self, context: ContextId, reply: &Reply);
     /// Lets a held request go on.
     fn resume(&mut self, context: ContextId);
@@ -91,7 +95,7 @@ enum Poll {
 /// What became of a request that was moved on.
 enum Moved {
     Waiting(Box<Exchange>),
-    Sent,
+    Sent(Passing),
     /// To be answered so, once the body has come if the second says so.
     Refused(Reply, bool),
 }
@@ -165,9 +169,9 @@ impl Worker {
         }
         let now = host.now();
         match self.begin(host, context, incoming, now) {
-            Ok(Moved::Sent) => {
+            Ok(Moved::Sent(passing)) => {
                 if !ended {
-                    self.requests.put(context, Held::Streaming);
+                    self.requests.put(context, Held::Streaming(passing));
                 }
                 HeadersStatus::Continue
             }
@@ -193,8 +197,11 @@ impl Worker {
             if ended {
                 self.give_refusal(host, context);
             }
+            if let Some(passing) = self.requests.end_streaming(context) {
+                return self.pass(host, context, passing, size, ended);
+            }
             return match self.requests.get(context) {
-                Some(Held::Streaming | Held::Passed) => DataStatus::Continue,
+                Some(Held::Passed) => DataStatus::Continue,
                 // Answered by us, or never seen: nothing of it goes on.
                 _ => DataStatus::StopNoBuffer,
             };
@@ -206,12 +213,7 @@ impl Worker {
                 self.requests.put(context, Held::Waiting(exchange));
                 DataStatus::StopAndBuffer
             }
-            Moved::Sent => {
-                if !ended {
-                    self.requests.put(context, Held::Streaming);
-                }
-                DataStatus::Continue
-            }
+            Moved::Sent(passing) => self.pass(host, context, passing, size, ended),
             Moved::Refused(reply, drains) => {
                 self.refuse(host, context, reply, drains);
                 DataStatus::StopNoBuffer
@@ -223,11 +225,10 @@ impl Worker {
     pub fn on_request_trailers(&mut self, host: &mut impl Host, context: ContextId) -> TrailersStatus {
         let Some(mut exchange) = self.requests.take_waiting(context) else {
             self.give_refusal(host, context);
+            if let Some(passing) = self.requests.end_streaming(context) {
+                return self.end_with_trailers(host, context, passing);
+            }
             return match self.requests.get(context) {
-                Some(Held::Streaming) => {
-                    host.clear_request_trailers(context);
-                    TrailersStatus::Continue
-                }
                 Some(Held::Passed) => TrailersStatus::Continue,
                 _ => TrailersStatus::Stop,
             };
@@ -238,7 +239,8 @@ impl Worker {
                 self.requests.put(context, Held::Waiting(exchange));
                 TrailersStatus::Stop
             }
-            Moved::Sent => TrailersStatus::Continue,
+            // It was held whole, and what of it leaves stands in the host's buffer.
+            Moved::Sent(_) => TrailersStatus::Continue,
             Moved::Refused(reply, drains) => {
                 self.refuse(host, context, reply, drains);
                 TrailersStatus::Stop
@@ -423,7 +425,7 @@ impl Worker {
     ) -> Result<Plan, Reply> {
         outgoing::check(incoming, opened)?;
         let plan = payload::plan(incoming, opened, self.config.max_body)?;
-        if plan.mode == Mode::Pinned && !self.config.pinned_bodies {
+        if matches!(plan, Plan::Pinned) && !self.config.pinned_bodies {
             let message = "a capability with a pinned body was used: set pinned_bodies: true in the filter's configuration, and put \
                            the stage behind it that adds the body (README, pinned bodies)";
             self.warnings.warn(host, Warning::PinnedBody, now.monotonic, message);
@@ -462,22 +464,21 @@ impl Worker {
                             let built = outgoing::build(
                                 &exchange.incoming,
                                 opened,
-                                *plan,
+                                plan,
                                 payload,
                                 length,
                                 now.wall.as_secs(),
                                 max_timeout,
                             );
+                            let bytes = self.requests.bytes();
                             match built {
-                                Ok(outgoing) => {
-                                    if self.send(
-                                        host,
-                                        context,
-                                        &outgoing,
-                                        exchange.has_trailers(),
-                                        Outcome::Granted,
-                                    ) {
-                                        return Moved::Sent;
+                                Ok((_, passing)) if bytes.saturating_add(passing.size()) > MAX_HELD_BYTES => {
+                                    Reply::overloaded()
+                                }
+                                Ok((outgoing, passing)) => {
+                                    let trailers = exchange.has_trailers();
+                                    if self.send(host, context, &outgoing, trailers, Outcome::Granted) {
+                                        return Moved::Sent(passing);
                                     }
                                     Reply::bad_request("the request's headers are too large")
                                 }
@@ -533,7 +534,7 @@ impl Worker {
     ) -> Result<Moved, Reply> {
         let outgoing = outgoing::build_control(incoming, &self.config.registry.authority)?;
         if self.send(host, context, &outgoing, false, Outcome::Control) {
-            Ok(Moved::Sent)
+            Ok(Moved::Sent(Passing::AsItIs))
         } else {
             Err(Reply::bad_request("the request's headers are too large"))
         }
@@ -559,17 +560,16 @@ impl Worker {
 
     /// Moves a request on outside its own callbacks: what goes on must be resumed.
     fn move_held(&mut self, host: &mut impl Host, context: ContextId, exchange: Box<Exchange>) {
-        let complete = exchange.is_complete();
+        let (held, complete) = (exchange.held(), exchange.is_complete());
         match self.advance(host, context, exchange) {
             Moved::Waiting(exchange) => {
                 self.requests.put(context, Held::Waiting(exchange));
             }
-            Moved::Sent => {
-                if !complete {
-                    self.requests.put(context, Held::Streaming);
-                }
-                host.resume(context);
-            }
+            // What was held does not come again.
+            Moved::Sent(passing) => match self.pass(host, context, passing, held, complete) {
+                DataStatus::Continue => host.resume(context),
+                DataStatus::StopAndBuffer | DataStatus::StopNoBuffer => {}
+            },
             Moved::Refused(reply, drains) => self.refuse(host, context, reply, drains),
         }
     }

@@ -6,6 +6,7 @@ use crate::exchange::{Proof, Stage};
 use crate::feed::{Now, Verdict};
 use crate::lookup::{Answer, Found, Sealed};
 use crate::opened::Opened;
+use crate::passing::Passing;
 use crate::reply::Reply;
 use crate::requests::Held;
 use crate::slots;
@@ -242,7 +243,7 @@ impl Worker {
         match self.forward_control(host, context, &exchange.incoming) {
             Ok(_) => {
                 if !exchange.is_complete() {
-                    self.requests.put(context, Held::Streaming);
+                    self.requests.put(context, Held::Streaming(Passing::AsItIs));
                 }
                 if exchange.has_trailers() {
                     host.clear_request_trailers(context);

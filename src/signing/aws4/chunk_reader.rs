@@ -198,6 +198,11 @@ impl Reader {
         self.declared
     }
 
+    /// The trailers that were announced.
+    pub fn announced(&self) -> &TrailerNames {
+        &self.announced
+    }
+
     /// What a [`super::Resigner`] of this body must be signed as.
     pub fn resigned_payload(&self) -> Payload {
         if self.announced.is_empty() { Payload::Streaming } else { Payload::StreamingTrailer }

@@ -1,8 +1,9 @@
 //! What becomes of bodies, by payload mode.
 
-use crate::simulation::{Bench, LAMBDA, grant_answer, token};
+use crate::simulation::{Bench, LAMBDA, feed_answer, grant_answer, token};
 use crate::warm;
-use membrane_filter::abi_numbers::{DataStatus, HeadersStatus};
+use membrane_filter::abi_numbers::{DataStatus, HeadersStatus, TrailersStatus};
+use signing::aws4::{Framing, Reader, TrailerNames};
 
 #[test]
 fn a_pinned_body_is_signed_and_handed_to_the_stage_behind() {
@@ -62,4 +63,204 @@ fn cap1_signs_what_is_sent_and_lets_the_body_stream() {
         let (context, _) = bench.headers(token(1).expose(), &[(":path", path)], true);
         assert_eq!(bench.status(context), Some(status), "{path}");
     }
+}
+
+fn s3(scheme: &str, payload: &str) -> String {
+    format!(
+        r#"{{"uri": "{scheme}://b.s3.amazonaws.com/k", "method": "PUT", "hmac": {{"aws4-hmac-sha256": {{
+            "awsAccessKeyId": "A", "region": "us-east-1", "service": "s3", "secretAccessKey": "canary" {payload}}}}}}}"#
+    )
+}
+
+const SIGNED: &str = r#", "payload": "signed""#;
+const CRC: (&str, &str) = ("x-amz-trailer", "x-amz-checksum-crc32");
+
+fn body() -> Vec<u8> {
+    (0..200_000u32).map(|n| (n % 251) as u8).collect()
+}
+
+/// As an SDK frames it, unsigned, with a trailer.
+fn framed(body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for chunk in body.chunks(70_000) {
+        out.extend(format!("{:x}\r\n", chunk.len()).as_bytes());
+        out.extend(chunk);
+        out.extend(b"\r\n");
+    }
+    out.extend(b"0\r\nx-amz-checksum-crc32:AAAAAA==\r\n\r\n");
+    out
+}
+
+/// What upstream got, read as signed chunks again, with trailers or without.
+fn unframed(wire: &[u8], trailers: bool) -> Vec<u8> {
+    let names = TrailerNames::parse(trailers.then_some(CRC.1.as_bytes())).unwrap();
+    let framing = if trailers { Framing::SignedTrailer } else { Framing::Signed };
+    let mut reader = Reader::new(framing, 200_000, names).unwrap();
+    let mut out = Vec::new();
+    reader.push(wire, |data| out.extend(data)).unwrap();
+    assert_eq!(reader.finish().unwrap().is_empty(), !trailers);
+    out
+}
+
+/// Sends `wire` in such pieces: the first `held` of them while the capability is looked up (warm if none).
+fn send(export: &str, headers: &[(&str, &str)], wire: &[u8], piece: usize, held: usize) -> (Bench, u32) {
+    let mut bench = if held == 0 { warm("", export) } else { Bench::with_feed("") };
+    let length = wire.len().to_string();
+    let mut all = vec![(":method", "PUT"), ("content-length", length.as_str())];
+    all.extend(headers);
+    let (context, status) = bench.headers(token(1).expose(), &all, false);
+    assert_eq!(status, if held == 0 { HeadersStatus::Continue } else { HeadersStatus::Stop });
+    let pieces: Vec<_> = wire.chunks(piece).collect();
+    let (before, after) = pieces.split_at(held.min(pieces.len()));
+    for (index, piece) in before.iter().enumerate() {
+        let ended = after.is_empty() && index + 1 == before.len();
+        assert_eq!(bench.body(context, piece, ended), DataStatus::StopAndBuffer);
+    }
+    if held > 0 {
+        bench.answer_lookup(200, &grant_answer(&token(1), export, None, 1, 10));
+        assert_eq!(bench.status(context), None, "{:?}", bench.envoy.replies);
+        assert_eq!(bench.envoy.resumed, [context]);
+    }
+    for (index, piece) in after.iter().enumerate() {
+        assert_eq!(bench.stream(context, piece, index + 1 == after.len()), DataStatus::Continue);
+    }
+    (bench, context)
+}
+
+#[test]
+fn what_is_signed_in_passing_is_the_same_whatever_way_it_comes() {
+    let streaming = |mode| ("x-amz-content-sha256", mode);
+    let decoded = ("x-amz-decoded-content-length", "200000");
+    let unsigned = streaming("STREAMING-UNSIGNED-PAYLOAD-TRAILER");
+    for (name, export, headers, wire, trailers) in [
+        ("plain", s3("https", SIGNED), vec![], body(), false),
+        ("framed, in the clear", s3("http", ""), vec![unsigned, decoded, CRC], framed(&body()), true),
+        ("framed, signed", s3("https", SIGNED), vec![unsigned, decoded, CRC], framed(&body()), true),
+    ] {
+        let mut seen = std::collections::HashSet::new();
+        for piece in [1_000, 65_536, 65_537, 1_000_000] {
+            for held in [0, 1, 2, usize::MAX] {
+                let (bench, context) = send(&export, &headers, &wire, piece, held);
+                let sent = &bench.envoy.upstream[&context];
+                assert_eq!(bench.sent(context, "content-length"), Some(sent.len().to_string()), "{name}");
+                assert_eq!(bench.sent(context, "x-amz-decoded-content-length").as_deref(), Some("200000"));
+                assert_eq!(bench.sent(context, "content-encoding").as_deref(), Some("aws-chunked"));
+                let mode = if trailers {
+                    "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER"
+                } else {
+                    "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
+                };
+                assert_eq!(bench.sent(context, "x-amz-content-sha256").as_deref(), Some(mode));
+                assert_eq!(bench.sent(context, "x-amz-trailer").as_deref(), trailers.then_some(CRC.1));
+                assert!(unframed(sent, trailers) == body(), "{name}");
+                seen.insert(sent.clone());
+            }
+        }
+        assert_eq!(seen.len(), 1, "{name}");
+    }
+}
+
+#[test]
+fn unsigned_chunks_pass_as_they_are() {
+    let headers = [
+        ("x-amz-content-sha256", "STREAMING-UNSIGNED-PAYLOAD-TRAILER"),
+        ("x-amz-decoded-content-length", "200000"),
+        ("content-encoding", "aws-chunked"),
+        ("x-amz-sdk-checksum-algorithm", "CRC32"),
+        CRC,
+    ];
+    let wire = framed(&body());
+    for (piece, held) in [(1_000, 0), (1_000, 3), (1_000_000, 0), (1_000_000, 1)] {
+        let (bench, context) = send(&s3("https", ""), &headers, &wire, piece, held);
+        assert!(bench.envoy.upstream[&context] == wire);
+        assert_eq!(bench.sent(context, "content-length"), Some(wire.len().to_string()));
+        for (name, value) in &headers {
+            assert_eq!(bench.sent(context, name).as_deref(), Some(*value));
+        }
+    }
+}
+
+#[test]
+fn a_broken_body_is_broken_off_at_the_fault() {
+    let headers = |decoded| {
+        let mode = ("x-amz-content-sha256", "STREAMING-UNSIGNED-PAYLOAD-TRAILER");
+        vec![mode, ("x-amz-decoded-content-length", decoded), CRC]
+    };
+    let wire = framed(&body());
+    let mut broken = wire.clone();
+    broken[70_000 + 7] = b'x';
+    let shorter = wire[..wire.len() - 40].to_vec();
+    for export in [s3("https", ""), s3("https", SIGNED), s3("http", "")] {
+        for (decoded, wire) in
+            [("199999", &wire), ("200001", &wire), ("200000", &broken), ("200000", &shorter)]
+        {
+            // In pieces while it streams, and whole while it is looked up.
+            let mut bench = warm("", &export);
+            let (context, _) = bench.headers(token(1).expose(), &headers(decoded), false);
+            let pieces: Vec<_> = wire.chunks(1_000).collect();
+            let mut ended_at = None;
+            for (index, piece) in pieces.iter().enumerate() {
+                let status = bench.stream(context, piece, index + 1 == pieces.len());
+                if status == DataStatus::StopNoBuffer {
+                    ended_at.get_or_insert(index);
+                } else {
+                    assert_eq!(ended_at, None, "nothing goes on after the fault");
+                }
+            }
+            assert!(ended_at.is_some());
+            assert_eq!(bench.status(context), Some(400));
+
+            let mut bench = Bench::with_feed("");
+            let length = wire.len().to_string();
+            let mut all = headers(decoded);
+            all.push(("content-length", &length));
+            let (context, _) = bench.headers(token(1).expose(), &all, false);
+            bench.body(context, wire, true);
+            bench.answer_lookup(200, &grant_answer(&token(1), &export, None, 1, 10));
+            assert_eq!(bench.status(context), Some(400));
+            assert!(bench.envoy.resumed.is_empty() && !bench.envoy.upstream.contains_key(&context));
+        }
+    }
+}
+
+#[test]
+fn trailers_of_http_end_what_passes_as_it_is_and_nothing_that_needs_an_end_of_ours() {
+    let headers = [
+        ("x-amz-content-sha256", "STREAMING-UNSIGNED-PAYLOAD-TRAILER"),
+        ("x-amz-decoded-content-length", "200000"),
+        CRC,
+    ];
+    for (export, trailers) in
+        [(s3("https", ""), TrailersStatus::Continue), (s3("https", SIGNED), TrailersStatus::Stop)]
+    {
+        let mut bench = warm("", &export);
+        let (context, _) = bench.headers(token(1).expose(), &headers, false);
+        assert_eq!(bench.stream(context, &framed(&body()), false), DataStatus::Continue);
+        assert_eq!(bench.trailers(context), trailers);
+        assert_eq!(bench.status(context).is_some(), trailers == TrailersStatus::Stop);
+    }
+    // Cut short by them.
+    let mut bench = warm("", &s3("https", ""));
+    let (context, _) = bench.headers(token(1).expose(), &headers, false);
+    assert_eq!(bench.stream(context, &framed(&body())[..1_000], false), DataStatus::Continue);
+    assert_eq!(bench.trailers(context), TrailersStatus::Stop);
+    assert_eq!(bench.status(context), Some(400));
+}
+
+#[test]
+fn bodies_that_are_rewritten_are_bounded_in_number() {
+    let mut bench = warm("", &s3("https", SIGNED));
+    let mut statuses = Vec::new();
+    for _ in 0..1_100 {
+        let (context, _) = bench.headers(token(1).expose(), &[("content-length", "1000000")], false);
+        statuses.push(bench.status(context));
+    }
+    assert_eq!(statuses[..900], vec![None; 900]);
+    assert_eq!(statuses.last(), Some(&Some(503)));
+    // Those that end make room.
+    let first = *bench.envoy.sent.keys().max().unwrap();
+    bench.worker.on_delete(first);
+    let (context, _) = bench.headers(token(1).expose(), &[("content-length", "1000000")], false);
+    assert_eq!(bench.status(context), None);
+    bench.answer_feed(200, &feed_answer(1, 11, &[]));
 }

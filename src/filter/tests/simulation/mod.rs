@@ -33,6 +33,8 @@ pub struct Envoy {
     pub shared: HashMap<String, Vec<u8>>,
     pub warnings: Vec<String>,
     pub reads: Vec<(u32, std::ops::Range<usize>)>,
+    /// What of a body went on to upstream.
+    pub upstream: HashMap<u32, Vec<u8>>,
     pub refuse_calls: bool,
     next_call: u32,
 }
@@ -72,13 +74,26 @@ impl Host for Envoy {
         self.bodies.get(&context)?.get(range).map(<[u8]>::to_vec)
     }
 
+    fn replace_request_body(&mut self, context: u32, length: usize, with: &[u8]) -> bool {
+        let body = self.bodies.entry(context).or_default();
+        body.splice(..length, with.iter().copied());
+        true
+    }
+
     fn reply(&mut self, context: u32, reply: &Reply) {
-        assert!(!self.sent.contains_key(&context), "what was sent is not answered by us too");
+        // A streaming body may turn out to be broken; else what was sent is not answered by us too.
+        let broken = ["the body is not what its headers announce", "must not end with trailers"]
+            .iter()
+            .any(|message| reply.body().contains(message));
+        assert!(broken || !self.sent.contains_key(&context), "what was sent is not answered by us too");
         assert!(self.replies.insert(context, (reply.status, reply.body())).is_none(), "answered once");
     }
 
     fn resume(&mut self, context: u32) {
         self.resumed.push(context);
+        if let Some(held) = self.bodies.remove(&context) {
+            self.upstream.entry(context).or_default().extend(held);
+        }
     }
 
     fn get(&mut self, _cluster: &str, _authority: &str, path: &str, _timeout: Duration) -> Option<u32> {
@@ -204,6 +219,17 @@ impl Bench {
         body.extend(more);
         let size = body.len();
         self.worker.on_request_body(&mut self.envoy, context, size, ended)
+    }
+
+    /// More of a body whose request was let go: Envoy hands over what is new, and passes on what it then finds there.
+    pub fn stream(&mut self, context: u32, more: &[u8], ended: bool) -> DataStatus {
+        self.envoy.bodies.insert(context, more.to_vec());
+        let status = self.worker.on_request_body(&mut self.envoy, context, more.len(), ended);
+        let passed = self.envoy.bodies.remove(&context).unwrap();
+        if status == DataStatus::Continue {
+            self.envoy.upstream.entry(context).or_default().extend(passed);
+        }
+        status
     }
 
     pub fn trailers(&mut self, context: u32) -> TrailersStatus {
