@@ -2,6 +2,7 @@
 
 use crate::error::ApiError;
 use crate::feed::Feed;
+use crate::fleet::{BARRIER_TIMEOUT, Fleet};
 use crate::metrics::{Metrics, count, count_status};
 use crate::query_string::QueryString;
 use crate::registry::{Presented, Registry};
@@ -35,6 +36,8 @@ pub struct Control {
     pub workers: Arc<Workers>,
     /// Who is told of revocations.
     pub feed: Feed,
+    /// And who follows that.
+    pub fleet: Fleet,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -55,6 +58,9 @@ async fn answer(State(control): State<Control>, request: Request) -> Response {
 struct Accepted {
     status_code: u16,
     message: &'static str,
+    /// With `wait=fleet`: how many workers of gateways may still act as if nothing had been revoked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unconfirmed: Option<usize>,
 }
 
 impl Control {
@@ -106,17 +112,25 @@ impl Control {
             }
             Role::Revoke | Role::DeleteSelf => {
                 let query = QueryString::parse(query, &["wait"])?;
-                if query.text("wait").is_some() {
-                    return Err(ApiError::BadRequest("wait: is not supported yet: leave it out".into()));
-                }
+                let waits = match query.text("wait") {
+                    None => false,
+                    Some("fleet") => true,
+                    Some(_) => return Err(ApiError::BadRequest("wait: must be fleet, or left out".into())),
+                };
                 // The body says nothing, but must not be larger than others.
                 body?;
-                if self.run(presented, Registry::revoke).await? {
+                let revoked = self.run(presented, Registry::revoke).await?;
+                if revoked.now {
                     count(&self.metrics.revocations);
                     self.feed.look();
                 }
+                let unconfirmed = match waits {
+                    true => Some(self.fleet.wait(revoked.position, BARRIER_TIMEOUT).await?),
+                    false => None,
+                };
                 let accepted = StatusCode::ACCEPTED;
-                reply::json(accepted, &Accepted { status_code: accepted.as_u16(), message: "Accepted" })
+                let answer = Accepted { status_code: accepted.as_u16(), message: "Accepted", unconfirmed };
+                reply::json(accepted, &answer)
             }
         };
         tracing::debug!(role = role.as_str(), status = response.status().as_u16(), "answered");

@@ -2,6 +2,7 @@
 
 use crate::error::ApiError;
 use crate::feed::{Answer, Feed};
+use crate::fleet::{Fleet, LONGEST_LEASE};
 use crate::metrics::{Metrics, count, count_status};
 use crate::query_string::QueryString;
 use crate::registry::Registry;
@@ -33,6 +34,8 @@ pub struct Gateway {
     pub workers: Arc<Workers>,
     /// The feed.
     pub feed: Feed,
+    /// Who follows it.
+    pub fleet: Fleet,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -119,13 +122,18 @@ impl Gateway {
         let query = request.uri().query();
         match lookup {
             Some(lookup) => {
-                QueryString::parse(query, &[])?;
+                let query = QueryString::parse(query, &["watcher", "lease"])?;
                 let rule = |_| {
                     ApiError::BadRequest(
                         "the path must end in a lookup id: 43 characters of base64url".into(),
                     )
                 };
-                self.lookup(lookup.parse().map_err(rule)?).await
+                let lookup = lookup.parse().map_err(rule)?;
+                if let Some((watcher, lease)) = reader(&query)? {
+                    // It has no lease of the feed's, and will act on this answer alone.
+                    self.fleet.note(watcher, lease, None).await.map_err(|_| ApiError::Busy)?;
+                }
+                self.lookup(lookup).await
             }
             None => self.events(query).await,
         }
@@ -174,9 +182,11 @@ impl Gateway {
         let query = QueryString::parse(query, &["epoch", "after", "hold", "watcher", "lease"])?;
         let hold = query.parsed::<u64>("hold", "must be a whole number of milliseconds")?;
         let hold = hold.map_or(Duration::ZERO, Duration::from_millis);
-        // Both name the reader to the barrier, which is still to be built; a reader learns here if it says them wrongly.
-        query.parsed::<Uid>("watcher", "must be 16 bytes in base64url")?;
-        query.parsed::<u64>("lease", "must be a whole number of seconds")?;
+        let Some((watcher, lease)) = reader(&query)? else {
+            return Err(ApiError::BadRequest(
+                "watcher and lease: give both, so that revocations can wait".into(),
+            ));
+        };
         let epoch =
             query.parsed::<Uid>("epoch", "must be 16 bytes in base64url")?.map(|bytes| Epoch(bytes.0));
         let after = query.parsed::<u64>("after", "must be a whole number")?;
@@ -185,6 +195,7 @@ impl Gateway {
             (None, None) => None,
             _ => return Err(ApiError::BadRequest("epoch and after: give both or neither".into())),
         };
+        self.fleet.note(watcher, lease, after).await.map_err(|_| ApiError::Busy)?;
         let slot_key =
             Zeroizing::new(B64.encode(self.registry.keks.first().derive(SLOT_KEY_LABEL).as_slice()));
         let (status, position, events) = match self.feed.ask(after, hold).await.map_err(|_| ApiError::Busy)? {
@@ -194,5 +205,23 @@ impl Gateway {
             Answer::StartOver { position } => (StatusCode::GONE, position, None),
         };
         Ok(reply::json(status, &EventsAnswer { position: position.into(), events, slot_key }))
+    }
+}
+
+/// Who asks, and for how long it will act on the answer.
+fn reader(query: &QueryString<'_>) -> Result<Option<(Uid, Duration)>, ApiError> {
+    let watcher = query.parsed::<Uid>("watcher", "must be 16 bytes in base64url")?;
+    let longest = LONGEST_LEASE.as_secs();
+    let rule = format!("must be a whole number of seconds, 1 to {longest}");
+    let lease = query.parsed::<u64>("lease", &rule)?;
+    match (watcher, lease) {
+        (Some(watcher), Some(lease)) if (1..=longest).contains(&lease) => {
+            Ok(Some((watcher, Duration::from_secs(lease))))
+        }
+        (_, Some(lease)) if !(1..=longest).contains(&lease) => {
+            Err(ApiError::BadRequest(format!("lease: {rule}")))
+        }
+        (None, None) => Ok(None),
+        _ => Err(ApiError::BadRequest("watcher and lease: give both or neither".into())),
     }
 }

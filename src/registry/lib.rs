@@ -15,6 +15,7 @@ pub mod control;
 pub mod error;
 pub mod feed;
 pub mod files;
+pub mod fleet;
 pub mod gateway;
 pub mod health;
 pub mod home;

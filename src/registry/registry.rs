@@ -7,7 +7,7 @@ mod minting;
 use crate::error::ApiError;
 use crate::ports::{Clock, Random, Rng, draw};
 use crate::reply::to_wiped_json;
-use crate::store::{Added, Found, Membrane, NewMembrane, NewTenant, Page, Record, Revoked, Store};
+use crate::store::{Added, Found, Membrane, NewMembrane, NewTenant, Page, Position, Record, Revoked, Store};
 use capability::record::{self, Header, Keks, Kind};
 use capability::{
     Authority, CapabilityUri, Content, Control, Export, Exported, MembraneId, Role, Token, Uid, Unit,
@@ -113,6 +113,15 @@ pub struct TenantUris {
     pub query: SecretText,
     /// Ends the tenant.
     pub delete_self: SecretText,
+}
+
+/// What came of a revocation.
+#[derive(Debug, Clone, Copy)]
+pub struct RevokedAt {
+    /// What it ended was alive until now.
+    pub now: bool,
+    /// A position that holds it.
+    pub position: Position,
 }
 
 /// What a membrane's escrow holds. The id stands in it so that two rows' ids cannot be swapped.
@@ -349,8 +358,8 @@ impl Registry {
         Units::join(own, inherited).map_err(too_deep)
     }
 
-    /// Revokes what a revoke or deleteSelf control acts on. True if it was alive until now.
-    pub fn revoke(&self, presented: &Presented) -> Result<bool, ApiError> {
+    /// Revokes what a revoke or deleteSelf control acts on.
+    pub fn revoke(&self, presented: &Presented) -> Result<RevokedAt, ApiError> {
         let control = &presented.control;
         let target = match control.role {
             Role::DeleteSelf => Some(control.tenant),
@@ -361,9 +370,10 @@ impl Registry {
         match self.store.revoke(Some(presented.record.lookup), Unit::Uid(target), self.clock.now())? {
             Revoked::Now(position) => {
                 tracing::info!(unit = %target, seq = position.seq, role = control.role.as_str(), "revoked");
-                Ok(true)
+                Ok(RevokedAt { now: true, position })
             }
-            Revoked::Already => Ok(false),
+            // At whatever position it was: the head is not before it.
+            Revoked::Already => Ok(RevokedAt { now: false, position: self.store.head()? }),
             Revoked::Dead => Err(ApiError::Unauthorized),
             Revoked::Unknown => Err(tampered("its unit is missing")),
         }

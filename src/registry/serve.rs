@@ -1,6 +1,7 @@
 //! The listeners on the network: bounded, TLS in front of two of them, drained at the end.
 
 use crate::feed::Feed;
+use crate::fleet::Fleet;
 use crate::health::Health;
 use crate::home::{Home, HomeError, Leaf};
 use crate::metrics::{Metrics, count};
@@ -124,11 +125,12 @@ impl Server {
         let (workers, for_control) = (Arc::<Workers>::default(), Arc::<Workers>::default());
         let store = Arc::clone(&registry.store);
         let feed = Feed::start(Arc::clone(&store), Arc::clone(&workers), Arc::clone(&metrics))?;
+        let clock = Arc::clone(&registry.clock);
+        let fleet = Fleet::start(Arc::clone(&store), Arc::clone(&workers), Arc::clone(&clock));
         let draining = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&control_tls).follow());
         tasks.spawn(Arc::clone(&gateway_tls).follow());
-        let clock = Arc::clone(&registry.clock);
         tasks.spawn(upkeep::run(Arc::clone(&store), Arc::clone(&for_control), clock, Arc::clone(&metrics)));
 
         let health = Health {
@@ -141,10 +143,11 @@ impl Server {
             registry: Arc::clone(&registry),
             workers: for_control,
             feed: feed.clone(),
+            fleet: fleet.clone(),
             metrics: Arc::clone(&metrics),
         };
-        let gateway =
-            gateway::Gateway { registry, workers, feed: feed.clone(), metrics: Arc::clone(&metrics) };
+        let metrics_too = Arc::clone(&metrics);
+        let gateway = gateway::Gateway { registry, workers, feed: feed.clone(), fleet, metrics: metrics_too };
         let listeners = [
             (control_listener, Some(control_tls), control::router(control)),
             (gateway_listener, Some(gateway_tls), gateway::router(gateway)),

@@ -177,6 +177,17 @@ pub struct Events {
     pub events: Vec<Event>,
 }
 
+/// Somebody who follows the feed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Watching {
+    /// Its own name for itself: random, one a gateway's worker.
+    pub watcher: Uid,
+    /// For how long it may act on an answer, in seconds.
+    pub lease: u64,
+    /// Seconds since 1970 after which it is forgotten.
+    pub until: u64,
+}
+
 /// What clearing up did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Collected {
@@ -235,9 +246,18 @@ pub trait Store: Send + Sync + 'static {
     /// control by which it is revoked, and must be alive in the same transaction but for the unit itself; an operator needs none.
     fn revoke(&self, guard: Option<LookupId>, unit: Unit, now: u64) -> Result<Revoked, StoreError>;
 
+    /// The head.
+    fn head(&self) -> Result<Position, StoreError>;
+
     /// The head, and the events after `after`. `None`: the events that are kept. A position in another epoch, ahead of the head
     /// or older than what is kept is answered as `None` is.
     fn events(&self, after: Option<Position>) -> Result<Events, StoreError>;
+
+    /// Notes who follows the feed, in place of what was noted of them before; forgets those whose time is over at `now`.
+    fn note_watchers(&self, watching: &[Watching], now: u64) -> Result<(), StoreError>;
+
+    /// Those who follow the feed and are not to be forgotten at `now`.
+    fn watchers(&self, now: u64) -> Result<Vec<Watching>, StoreError>;
 
     /// Looks at up to `limit` records after `after` in the order of lookup ids, and removes those that will never be alive
     /// again: expired ones, and dead grants. Dead controls stay, because a repeated revoke must go on being answered.

@@ -9,7 +9,7 @@ mod schema;
 
 use super::{
     Added, Collected, EVENTS_KEPT, Epoch, Event, Events, Found, Membrane, NewMembrane, NewTenant, Page,
-    Position, Record, Revoked, Store, StoreError, Tenant,
+    Position, Record, Revoked, Store, StoreError, Tenant, Watching,
 };
 use crate::revocation_log::{Entry, RevocationLog};
 use capability::record::Kind;
@@ -226,6 +226,10 @@ impl Store for SqliteStore {
         })
     }
 
+    fn head(&self) -> Result<Position, StoreError> {
+        self.read(head)
+    }
+
     fn events(&self, after: Option<Position>) -> Result<Events, StoreError> {
         self.read(|tx| {
             let head = head(tx)?;
@@ -244,6 +248,29 @@ impl Store for SqliteStore {
                 .map(|row| row?)
                 .collect::<Result<Vec<Event>, StoreError>>()?;
             Ok(Events { head, events })
+        })
+    }
+
+    fn note_watchers(&self, watching: &[Watching], now: u64) -> Result<(), StoreError> {
+        self.write(|tx, _| {
+            let mut statement = tx.prepare_cached(
+                "INSERT INTO watchers (watcher, lease, until) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (watcher) DO UPDATE SET lease = excluded.lease, until = excluded.until",
+            )?;
+            for Watching { watcher, lease, until } in watching {
+                statement.execute(params![watcher.0, number(*lease), number(*until)])?;
+            }
+            tx.prepare_cached("DELETE FROM watchers WHERE until < ?1")?.execute(params![number(now)])?;
+            Ok(())
+        })
+    }
+
+    fn watchers(&self, now: u64) -> Result<Vec<Watching>, StoreError> {
+        self.read(|tx| {
+            tx.prepare_cached("SELECT watcher, lease, until FROM watchers WHERE until >= ?1")?
+                .query_map(params![number(now)], rows::watching)?
+                .map(|row| row?)
+                .collect()
         })
     }
 

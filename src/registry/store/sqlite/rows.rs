@@ -1,6 +1,6 @@
 //! Rows, and what they hold. What cannot be read is an error, never a default.
 
-use crate::store::{Epoch, Event, Membrane, Position, Record, StoreError, Tenant};
+use crate::store::{Epoch, Event, Membrane, Position, Record, StoreError, Tenant, Watching};
 use capability::record::Kind;
 use capability::{LookupId, MembraneId, Uid, Unit, Units};
 use rusqlite::Row;
@@ -54,6 +54,11 @@ pub(super) fn position(row: &Row<'_>) -> Parsed<Position> {
 pub(super) fn event(row: &Row<'_>) -> Parsed<Event> {
     let (seq, unit): (i64, Vec<u8>) = (row.get(0)?, row.get(1)?);
     Ok((|| Ok(Event { seq: time(seq)?, unit: to_unit(unit)? }))())
+}
+
+pub(super) fn watching(row: &Row<'_>) -> Parsed<Watching> {
+    let (watcher, lease, until): (Vec<u8>, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+    Ok((|| Ok(Watching { watcher: uid(watcher)?, lease: time(lease)?, until: time(until)? }))())
 }
 
 pub(super) fn tenant(row: &Row<'_>) -> Parsed<Tenant> {

@@ -4,7 +4,7 @@ use crate::store::{Epoch, StoreError};
 use rusqlite::{Transaction, params};
 
 /// The version that this program writes, kept in `user_version`.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 // Ids are compared bytewise: SQLite's default collation (BINARY) does that. `units` is as `capability::Units` writes it,
 // bound by its seal. A membrane or tenant that is gone stays as a tombstone: its uid is never used again, its id may be.
@@ -40,14 +40,23 @@ CREATE TABLE records (
 CREATE TABLE events (seq INTEGER PRIMARY KEY NOT NULL, unit BLOB NOT NULL);
 ";
 
+/// Since version 2.
+const WATCHERS: &str = "
+CREATE TABLE watchers (watcher BLOB PRIMARY KEY NOT NULL, lease INTEGER NOT NULL, until INTEGER NOT NULL);
+CREATE INDEX watchers_by_until ON watchers (until);
+";
+
 /// Makes the tables of a new store. A store of a newer program is refused rather than misread.
 pub(super) fn bring_up_to_date(tx: &Transaction<'_>, fresh: Epoch) -> Result<(), StoreError> {
     let found: i64 = tx.query_row("SELECT user_version FROM pragma_user_version", [], |row| row.get(0))?;
+    if found == 0 {
+        tx.execute_batch(FIRST)?;
+        tx.execute("INSERT INTO head (only, epoch, seq) VALUES (1, ?1, 0)", params![fresh.0])?;
+    }
     match found {
         VERSION => Ok(()),
-        0 => {
-            tx.execute_batch(FIRST)?;
-            tx.execute("INSERT INTO head (only, epoch, seq) VALUES (1, ?1, 0)", params![fresh.0])?;
+        0 | 1 => {
+            tx.execute_batch(WATCHERS)?;
             tx.pragma_update(None, "user_version", VERSION)?;
             Ok(())
         }

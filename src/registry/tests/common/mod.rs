@@ -14,6 +14,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use capability::record::{Kek, Keks};
 use registry::feed::Feed;
+use registry::fleet::Fleet;
 use registry::metrics::Metrics;
 use registry::ports::{Clock, Random};
 use registry::registry::{Authorities, Registry};
@@ -64,6 +65,7 @@ pub struct World {
     pub registry: Arc<Registry>,
     pub clock: Arc<TestClock>,
     pub feed: Feed,
+    pub fleet: Fleet,
     pub metrics: Arc<Metrics>,
     control: Router,
     gateway: Router,
@@ -130,19 +132,23 @@ impl World {
         let registry = Arc::new(registry);
         let (workers, metrics) = (Arc::<Workers>::default(), Arc::<Metrics>::default());
         let feed = Feed::start(store, Arc::clone(&workers), Arc::clone(&metrics)).unwrap();
+        let fleet =
+            Fleet::start(Arc::clone(&registry.store), Arc::clone(&workers), Arc::clone(&registry.clock));
         let control = control::router(control::Control {
             registry: Arc::clone(&registry),
             workers: Arc::clone(&workers),
             feed: feed.clone(),
+            fleet: fleet.clone(),
             metrics: Arc::clone(&metrics),
         });
         let gateway = gateway::router(gateway::Gateway {
             registry: Arc::clone(&registry),
             workers,
             feed: feed.clone(),
+            fleet: fleet.clone(),
             metrics: Arc::clone(&metrics),
         });
-        World { dir, registry, clock, feed, metrics, control, gateway }
+        World { dir, registry, clock, feed, fleet, metrics, control, gateway }
     }
 
     pub fn tenant(&self, id: &str) -> Tenant {
