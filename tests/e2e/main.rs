@@ -5,12 +5,16 @@
 #![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 #![allow(clippy::disallowed_methods)]
 
+mod api;
 mod architecture;
 mod bad_input;
 mod bearers;
 mod bodies;
 mod configuration;
+mod delegation;
+mod export_fields;
 mod outage;
+mod paging;
 mod requesters;
 mod restart;
 mod secrets;
