@@ -247,6 +247,25 @@ fn ids_are_what_people_choose_and_are_found_again() {
 }
 
 #[test]
+fn an_id_is_given_once_however_many_ask_for_it() {
+    let gateway = shared();
+    let tenant = Tenant::new(gateway, "api/once");
+    for round in 0..4 {
+        let body = json!({"id": format!("once {round}")});
+        let answers: Vec<Response> = std::thread::scope(|scope| {
+            let ask = || gateway.request(tenant.uri("create"), "POST", "/").json(&body).send().unwrap();
+            let asking: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
+            asking.into_iter().map(|asked| asked.join().unwrap()).collect()
+        });
+        let (made, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 201);
+        assert_eq!((made.len(), refused.len()), (1, 7));
+        refused.into_iter().for_each(|answer| assert_error(answer, 409, "id"));
+        let listed = tenant.query(&format!("?id=once+{round}")).json();
+        assert_eq!(listed["membranes"], json!([made[0].json()]));
+    }
+}
+
+#[test]
 fn query_gives_pages() {
     let gateway = shared();
     let tenant = Tenant::new(gateway, "api/pages");

@@ -135,6 +135,15 @@ fn a_thousand_membranes_with_every_limit_while_others_come_and_go() {
         }
         passers.len()
     });
+    // More than the largest page holds, since some that came have not gone: it is cut there, and says so.
+    let mut connection = gateway.client.connect().unwrap();
+    let query = text(&gateway.tenant, "query").unwrap();
+    let largest = ask(&gateway, &mut connection, query, "GET", "/?limit=5000", None).json();
+    assert_eq!(
+        (largest["membranes"].as_array().unwrap().len(), &largest["completed"]),
+        (1_000, &json!(false))
+    );
+    assert!(listing(&gateway, &mut connection, 5_000).len() > STANDING);
     // Or nothing came and went while it was listed.
     assert!(churned.load(Ordering::Relaxed) > 50 && passers > 20, "{churned:?} revoked, {passers} seen");
     gateway.stop().unwrap();
