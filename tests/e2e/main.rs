@@ -5,6 +5,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 #![allow(clippy::disallowed_methods)]
 
+mod api;
 mod architecture;
 mod bad_input;
 mod bearers;
@@ -12,7 +13,10 @@ mod bodies;
 mod cap1;
 mod compose;
 mod configuration;
+mod delegation;
+mod export_fields;
 mod outage;
+mod paging;
 mod pinned_bodies;
 mod requesters;
 mod restart;

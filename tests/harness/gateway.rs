@@ -55,6 +55,12 @@ struct Observed {
 
 impl Gateway {
     pub fn start(options: Options) -> Outcome<Self> {
+        Self::start_with(options, Ok)
+    }
+
+    /// [`Gateway::start`], with `change` applied to Envoy's configuration: for what a test needs to be otherwise than in
+    /// envoy/local.yaml.
+    pub fn start_with(options: Options, change: impl FnOnce(String) -> Outcome<String>) -> Outcome<Self> {
         let Options { dir, ports, workers, trace, observed } = options;
         let Prepared { dir, tenant, lock } = prepare::folder(&dir, ports.gateway.number())?;
         let logs = dir.join("logs");
@@ -74,7 +80,7 @@ impl Gateway {
                 .map_or(ports.registry.number(), |observed| observed.proxy_port.number()),
             aws: observed.as_ref().map_or(ports.aws.number(), |observed| observed.origin_port.number()),
         };
-        let config = prepare::envoy(&dir, &crate::module()?, &upstreams)?;
+        let config = prepare::envoy(&dir, &crate::module()?, &upstreams, change)?;
         let mut envoy =
             envoy::start(&config, &logs, ports.admin.number(), &envoy::Options { workers, trace })?;
         let client = Client::tls(ports.gateway.number(), &dir.join("ca.pem"))?;

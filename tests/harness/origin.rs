@@ -11,8 +11,14 @@ use std::time::{Duration, Instant};
 /// The host that the recorder answers for. Under amazonaws.com, so that envoy/local.yaml routes it as it is.
 pub const RECORDER: &str = "recorder.us-east-1.amazonaws.com";
 
+/// In a target: the recorder answers it so many milliseconds late. `/late/500/…`
+const LATE: &str = "/late/";
+
 /// What the recorder answers.
 pub const ANSWER: &str = "recorded\n";
+
+/// No answer is later than this: a connection's thread ends while the test runs.
+const LATEST: Duration = Duration::from_secs(10);
 
 /// One request as it came over the wire.
 #[derive(Clone, Debug)]
@@ -114,6 +120,10 @@ fn serve(mut stream: TcpStream, aws_port: u16, kept: &Mutex<Vec<Recorded>>) -> O
         let for_recorder = request.all("host") == [RECORDER];
         kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(request.clone());
         if for_recorder {
+            if let Some((_, rest)) = request.target.split_once(LATE) {
+                let millis = rest.split('/').next().and_then(|text| text.parse().ok()).unwrap_or_default();
+                std::thread::sleep(Duration::from_millis(millis).min(LATEST));
+            }
             let body = if request.method == "HEAD" { "" } else { ANSWER };
             let head = format!(
                 "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\r\n",

@@ -41,9 +41,14 @@ pub fn folder(dir: &Path, port: u16) -> Outcome<Prepared> {
 }
 
 /// Writes Envoy's configuration into the run folder; gives where.
-pub fn envoy(dir: &Path, module: &Path, upstreams: &Upstreams) -> Outcome<PathBuf> {
+pub fn envoy(
+    dir: &Path,
+    module: &Path,
+    upstreams: &Upstreams,
+    change: impl FnOnce(String) -> Outcome<String>,
+) -> Outcome<PathBuf> {
     let config = dir.join("envoy.yaml");
-    write(&config, &envoy::render(dir, module, upstreams)?)?;
+    write(&config, &change(envoy::render(dir, module, upstreams)?)?)?;
     Ok(config)
 }
 
@@ -59,7 +64,7 @@ pub fn everything(dir: &Path, port: u16, listen: Ipv4Addr, module: &Path) -> Out
         .and_then(|_| std::fs::rename(&unfinished, &copy))
         .while_(|| format!("copying {} to {}", module.display(), copy.display()))?;
     let upstreams = Upstreams { listen, gateway: port, admin, control, registry, aws };
-    envoy(&prepared.dir, &copy, &upstreams)?;
+    envoy(&prepared.dir, &copy, &upstreams, Ok)?;
     Ok(prepared.dir)
 }
 

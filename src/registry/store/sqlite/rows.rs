@@ -2,7 +2,7 @@
 
 use crate::store::{Epoch, Event, Membrane, Position, Record, StoreError, Tenant, Watching};
 use capability::record::Kind;
-use capability::{LookupId, MembraneId, Uid, Unit, Units};
+use capability::{LookupId, MembraneId, Uid, Unit, UnitPair, Units};
 use rusqlite::Row;
 
 /// SQLite's integers are signed; times and sequence numbers stay far below its largest.
@@ -87,11 +87,16 @@ pub(super) fn membrane(row: &Row<'_>) -> Parsed<Membrane> {
     let (units, expires_at): (Vec<u8>, Option<i64>) = (row.get(3)?, row.get(4)?);
     let (escrow, created_at): (Option<Vec<u8>>, i64) = (row.get(5)?, row.get(6)?);
     Ok((|| {
+        let (uid, tenant, units) = (uid(bytes)?, uid(tenant)?, to_units(&units)?);
+        // A row is revoked by its uid where its units are dead: that must not be another's, whoever edited it.
+        if units.iter().next() != Some(UnitPair { tenant, membrane: Some(uid) }) {
+            return Err(StoreError::Damaged("membrane with another's units"));
+        }
         Ok(Membrane {
-            uid: uid(bytes)?,
-            tenant: uid(tenant)?,
+            uid,
+            tenant,
             id: MembraneId::parse(&id).map_err(|_| StoreError::Damaged("membrane id"))?,
-            units: to_units(&units)?,
+            units,
             expires_at: expires_at.map(time).transpose()?,
             escrow: escrow.unwrap_or_default(),
             created_at: time(created_at)?,

@@ -114,7 +114,9 @@ impl World {
     }
 
     pub fn with(change: impl FnOnce(&mut Registry)) -> World {
-        let dir = tempfile::tempdir().unwrap();
+        // In memory where there is such a place: these tests write a lot, and none of them is about what a disk keeps.
+        let memory = Path::new("/dev/shm");
+        let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
         let clock = Arc::new(TestClock(AtomicU64::new(NOW)));
         let store: Arc<dyn Store> = Arc::new(open_store(dir.path(), 1));
         let mut registry = Registry {
