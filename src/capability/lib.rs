@@ -29,7 +29,7 @@ pub use fields::FieldError;
 pub use grant::{Aws4Credential, Grant, Header, Hmac, MAX_TIMEOUT_MS, Scheme, Target};
 pub use ids::{IdError, LookupId, MembraneId, Uid, Unit};
 pub use secret::Secret;
-pub use token::{RecordKeys, Token, TokenError};
+pub use token::{RecordKeys, Token, TokenError, without_tokens};
 pub use units::{MAX_SOURCES, MAX_UNIT_PAIRS, TooDeep, UnitPair, Units};
 pub use uri::{CapabilityUri, UriError};
 

@@ -12,6 +12,7 @@ mod bodies;
 mod clients;
 mod configuration;
 mod documented;
+mod operator;
 mod outage;
 mod requesters;
 mod restart;
