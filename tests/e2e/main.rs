@@ -10,6 +10,7 @@ mod bad_input;
 mod bearers;
 mod bodies;
 mod clients;
+mod command_line;
 mod configuration;
 mod documented;
 mod operator;
