@@ -29,7 +29,7 @@ run: build ## The local gateway in the foreground, until Ctrl-C
 	@exec $(TARGET_DIR)/release/local-gateway run
 
 .PHONY: tools
-tools: ## Fetch the pinned tools (Envoy, moto) into .tools/
+tools: ## Fetch the pinned tools (Envoy, moto, clients from npm) into .tools/
 	@tests/tools/install.sh
 
 .PHONY: build

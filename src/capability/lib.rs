@@ -31,7 +31,7 @@ pub use grant::{Grant, Header, MAX_BODY, MAX_TIMEOUT_MS, Scheme, Target};
 pub use hmac::{Aws4Credential, Cap1Credential, Hmac, Payload};
 pub use ids::{IdError, LookupId, MembraneId, Uid, Unit};
 pub use secret::Secret;
-pub use token::{RecordKeys, Token, TokenError};
+pub use token::{RecordKeys, Token, TokenError, without_tokens};
 pub use units::{MAX_SOURCES, MAX_UNIT_PAIRS, TooDeep, UnitPair, Units};
 pub use uri::{CapabilityUri, UriError};
 

@@ -124,10 +124,40 @@ impl PartialEq for Token {
 
 impl Eq for Token {}
 
+/// `text` with every `CPBLTY1-…` shortened to its prefix, for what others wrote and a person is to read: errors of a parser of
+/// command lines, answers of a server.
+pub fn without_tokens(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(PREFIX) {
+        let secret = after.len() - after.trim_start_matches(is_token_character).len();
+        out.push_str(before);
+        out.push_str(PREFIX);
+        if secret > 0 {
+            out.push_str("[redacted]");
+        }
+        rest = after.get(secret..).unwrap_or_default();
+    }
+    out.push_str(rest);
+    out
+}
+
+fn is_token_character(character: char) -> bool {
+    character.is_ascii_alphanumeric() || character == '-' || character == '_'
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn tokens_are_taken_out_of_text() {
+        assert_eq!(
+            without_tokens("a cpblty://h/#CPBLTY1-xyz_-0, CPBLTY1- 'CPBLTY1-q'"),
+            "a cpblty://h/#CPBLTY1-[redacted], CPBLTY1- 'CPBLTY1-[redacted]'"
+        );
+    }
 
     #[test]
     fn minted_tokens_have_the_published_shape() {

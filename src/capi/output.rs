@@ -3,8 +3,9 @@
 use crate::args::{Cli, Format, MembraneCommand, Shell};
 use crate::client::Answer;
 use crate::failure::Failure;
-use crate::redact::{Redactor, printable, without_tokens};
+use crate::redact::{Redactor, printable};
 use crate::secrets::SecretText;
+use capability::without_tokens;
 use clap::CommandFactory as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use serde::Deserialize;

@@ -1,14 +1,13 @@
 //! Takes secrets out of text that others wrote before it is printed: a server may repeat what it was sent.
 
 use crate::secrets::SecretText;
+use capability::without_tokens;
 
 /// What stands where a secret stood.
 const REDACTED: &str = "[redacted]";
 /// Shorter secrets are not searched for: replacing every `a` of an error message would hide the error, and nobody
 /// guards anything with fewer characters.
 const MIN_SECRET: usize = 6;
-/// How every token begins.
-const TOKEN_PREFIX: &str = "CPBLTY1-";
 
 /// The secrets of this run.
 #[derive(Default)]
@@ -43,23 +42,6 @@ impl Redactor {
     }
 }
 
-/// `text` with every `CPBLTY1-…` shortened to its prefix.
-pub(crate) fn without_tokens(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once(TOKEN_PREFIX) {
-        let secret = after.len() - after.trim_start_matches(is_token_character).len();
-        out.push_str(before);
-        out.push_str(TOKEN_PREFIX);
-        if secret > 0 {
-            out.push_str(REDACTED);
-        }
-        rest = after.get(secret..).unwrap_or_default();
-    }
-    out.push_str(rest);
-    out
-}
-
 /// `text` on one line, with nothing in it that a terminal would obey: control characters (escape sequences among them)
 /// and characters that reorder text (Trojan Source, CVE-2021-42574) become `\u{…}`.
 pub(crate) fn printable(text: &str) -> String {
@@ -74,10 +56,6 @@ pub(crate) fn printable(text: &str) -> String {
         }
     }
     out
-}
-
-fn is_token_character(character: char) -> bool {
-    character.is_ascii_alphanumeric() || character == '-' || character == '_'
 }
 
 #[cfg(test)]

