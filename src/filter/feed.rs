@@ -179,15 +179,19 @@ impl Feed {
 
     /// The question's path. What was heard so far is acknowledged by it. Without a lease the answer is wanted at once.
     pub fn path(&self, now: &Now) -> String {
-        // A lease that is no whole number of seconds is said to be longer: the registry waits for it to run out.
         let hold = if self.is_current(now) { self.hold() } else { Duration::ZERO };
-        let (hold, lease) = (hold.as_millis(), self.staleness.as_millis().div_ceil(1_000));
-        let watcher = B64.encode(self.watcher);
+        let (hold, reader) = (hold.as_millis(), self.reader(self.staleness));
         let after = match self.position {
             None => String::new(),
             Some(Position { epoch, seq }) => format!("epoch={epoch}&after={seq}&"),
         };
-        format!("/v1/events?{after}hold={hold}&watcher={watcher}&lease={lease}")
+        format!("/v1/events?{after}hold={hold}&{reader}")
+    }
+
+    /// Who asks, and for how long the answer may be acted on: the registry waits for that to run out before it says that a
+    /// revocation has reached everybody. A time that is no whole number of seconds is said to be longer.
+    pub fn reader(&self, lease: Duration) -> String {
+        format!("watcher={}&lease={}", B64.encode(self.watcher), lease.as_millis().div_ceil(1_000))
     }
 
     /// What is known of `units` since `as_of`, which was asked for in `generation`.

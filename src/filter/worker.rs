@@ -540,16 +540,20 @@ impl Worker {
         }
     }
 
+    /// For how long a lookup's answer counts by itself, from when it was asked for.
+    fn answers_admit_for(&self) -> Duration {
+        self.config.registry.timeout.min(self.feed.staleness())
+    }
+
     /// Whether a grant is alive at `now`, as far as is known.
     fn judge(&self, opened: &Opened, proof: &Proof, now: &Now) -> Life {
         if opened.is_expired(now.wall.as_secs()) {
             return Life::Dead;
         }
         let verdict = self.feed.verdict(opened.units(), &proof.as_of, proof.generation);
-        // Without a lease of its own the worker is nobody whom a revocation waits for. What it was told just now admits the
-        // request that asked, and nothing later.
-        let just_now = self.config.registry.timeout.min(self.feed.staleness());
-        let answer_is_fresh = now.is_within(&proof.asked, just_now);
+        // Without a lease what the worker was told just now admits the request that asked, and nothing later: for so long, which
+        // the question said, a revocation waits for it.
+        let answer_is_fresh = now.is_within(&proof.asked, self.answers_admit_for());
         match verdict {
             Verdict::Revoked => Life::Dead,
             Verdict::Clean if self.feed.is_current(now) || answer_is_fresh => Life::Alive,

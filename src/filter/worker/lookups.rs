@@ -87,7 +87,7 @@ impl Worker {
         pending: Pending,
     ) -> Result<(), Pending> {
         let registry = &self.config.registry;
-        let path = format!("/v1/records/{lookup}");
+        let path = format!("/v1/records/{lookup}?{}", self.feed.reader(self.answers_admit_for()));
         match host.get(&registry.cluster, &registry.authority, &path, registry.timeout) {
             Some(call) => {
                 self.calls.insert(call, Call::Lookup(lookup));

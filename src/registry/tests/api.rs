@@ -196,8 +196,8 @@ async fn export_refuses_by_field_and_leaves_nothing() {
         (json!({"uri": "ftp://a.example/"}), "uri: must be an absolute http or https"),
         (json!({"uri": "https://a.example/", "tls": {"ca": "x"}}), "tls: "),
         (
-            json!({"uri": "https://a.example/", "hmac": {"cap1-hmac-sha512": {"key": "a", "keyId": "b"}}}),
-            "hmac.cap1-hmac-sha512: ",
+            json!({"uri": "https://a.example/", "hmac": {"cap1-hmac-sha512": {"key": "a", "keyId": "b/c"}}}),
+            "hmac.cap1-hmac-sha512.keyId: ",
         ),
         (json!({"uri": "https://a.example/", "nonsense": 1}), "nonsense: is not a field"),
         (json!({"capability": "https://a.example/"}), "capability: must be a capability URI"),
@@ -253,7 +253,7 @@ async fn revoking_kills_what_was_exported_and_is_accepted_again_and_again() {
     assert_error(&reply, 401, "Unauthorized", "capability");
     assert_eq!(world.rows()[5], 1, "one event, however often it was revoked");
     assert_error(
-        &world.call("DELETE", "/?wait=fleet", &membrane.revoke, "").await,
+        &world.call("DELETE", "/?wait=everybody", &membrane.revoke, "").await,
         400,
         "Bad Request",
         "wait: ",
@@ -490,8 +490,7 @@ async fn a_leaked_token_is_revoked_with_its_re_exports_and_nothing_else() {
     assert!(!world.is_alive(&leaked).await);
     assert!(world.is_alive(&other).await);
     assert!(!world.is_alive(&copy).await && !world.is_alive(&copy_of_copy).await);
-    let reply = world.ask("/v1/events").await;
-    assert_eq!(reply.json["position"]["seq"], 1);
+    assert_eq!(world.registry.store.head().unwrap().seq, 1);
     assert!(registry::operator::revoke_token(&world.registry, "CPBLTY1-nonsense").is_err());
     let unknown = capability::Token::mint([9; 64]);
     assert!(registry::operator::revoke_token(&world.registry, unknown.expose()).is_err());

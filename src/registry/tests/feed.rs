@@ -24,12 +24,15 @@ async fn events(world: &World, epoch: &str, after: u64, hold_ms: u64) -> common:
 #[tokio::test]
 async fn a_first_question_is_answered_at_once() {
     let world = World::new();
-    let reply = world.ask("/v1/events?hold=60000").await;
+    let reply = world.ask("/v1/events?hold=60000&watcher=AQEBAQEBAQEBAQEBAQEBAQ&lease=60").await;
     assert_eq!(reply.status, 200);
     assert_eq!(reply.json["events"], json!([]));
     assert_eq!(reply.json["position"], json!({"epoch": "AQEBAQEBAQEBAQEBAQEBAQ", "seq": 0}));
     assert_eq!(reply.json["slot_key"].as_str().unwrap().len(), 43);
-    assert_eq!(reply.json["slot_key"], world.ask("/v1/events").await.json["slot_key"]);
+    assert_eq!(
+        reply.json["slot_key"],
+        world.ask("/v1/events?watcher=AQEBAQEBAQEBAQEBAQEBAQ&lease=60").await.json["slot_key"]
+    );
 }
 
 #[tokio::test]
@@ -49,7 +52,7 @@ async fn events_are_contiguous_pages_of_1024() {
         let _ = world.registry.store.revoke(None, capability::Unit::Uid(membrane.uid), common::NOW).unwrap();
         units.push(membrane.uid.to_string());
     }
-    let (epoch, head) = position(&world.ask("/v1/events").await);
+    let (epoch, head) = position(&world.ask("/v1/events?watcher=AQEBAQEBAQEBAQEBAQEBAQ&lease=60").await);
     assert_eq!(head, 1_100);
     let (mut after, mut seen) = (0, Vec::new());
     while after < head {
@@ -72,7 +75,7 @@ async fn starting_over() {
     let tenant = world.tenant("acme");
     let membrane = world.membrane(&tenant.create, "m").await;
     world.revoke(&membrane.revoke).await;
-    let (epoch, _) = position(&world.ask("/v1/events").await);
+    let (epoch, _) = position(&world.ask("/v1/events?watcher=AQEBAQEBAQEBAQEBAQEBAQ&lease=60").await);
     for (epoch, after) in [("AgICAgICAgICAgICAgICAg", 1), (epoch.as_str(), 2)] {
         let reply = events(&world, epoch, after, 60_000).await;
         assert_eq!(reply.status, 410);
@@ -94,7 +97,7 @@ async fn starting_over() {
 async fn a_held_question_is_answered_when_something_is_revoked() {
     let world = World::new();
     let membrane = world.membrane(&world.tenant("acme").create, "m").await;
-    let (epoch, seq) = position(&world.ask("/v1/events").await);
+    let (epoch, seq) = position(&world.ask("/v1/events?watcher=AQEBAQEBAQEBAQEBAQEBAQ&lease=60").await);
     let begun = tokio::time::Instant::now();
     let (reply, status) = tokio::join!(events(&world, &epoch, seq, 30_000), async {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -109,7 +112,7 @@ async fn a_held_question_is_answered_when_something_is_revoked() {
 async fn a_held_question_is_answered_when_another_process_revokes() {
     let world = World::new();
     world.membrane(&world.tenant("acme").create, "m").await;
-    let (epoch, seq) = position(&world.ask("/v1/events").await);
+    let (epoch, seq) = position(&world.ask("/v1/events?watcher=AQEBAQEBAQEBAQEBAQEBAQ&lease=60").await);
     let begun = tokio::time::Instant::now();
     let (reply, ()) = tokio::join!(events(&world, &epoch, seq, 30_000), async {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -125,7 +128,7 @@ async fn a_held_question_is_answered_when_another_process_revokes() {
 async fn an_answer_knows_what_was_revoked_before_the_question() {
     let world = World::new();
     world.membrane(&world.tenant("acme").create, "m").await;
-    let (epoch, seq) = position(&world.ask("/v1/events").await);
+    let (epoch, seq) = position(&world.ask("/v1/events?watcher=AQEBAQEBAQEBAQEBAQEBAQ&lease=60").await);
     let beside = open_store(world.dir.path(), 2);
     let uid = beside.tenants().unwrap()[0].uid;
     let _ = beside.revoke(None, capability::Unit::Uid(uid), common::NOW).unwrap();
@@ -137,7 +140,7 @@ async fn an_answer_knows_what_was_revoked_before_the_question() {
 #[tokio::test]
 async fn a_hold_ends_with_no_news_and_with_the_feed() {
     let world = World::new();
-    let (epoch, seq) = position(&world.ask("/v1/events").await);
+    let (epoch, seq) = position(&world.ask("/v1/events?watcher=AQEBAQEBAQEBAQEBAQEBAQ&lease=60").await);
     let begun = tokio::time::Instant::now();
     let reply = events(&world, &epoch, seq, 1_000).await;
     assert_eq!((reply.status.as_u16(), position(&reply)), (200, (epoch.clone(), seq)));
@@ -187,7 +190,12 @@ async fn questions_that_break_a_rule() {
         ("/v1/records/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAB", 400),
         ("/v1/records/", 400),
         ("/v1/records/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA?x=1", 400),
-        ("/v1/events?after=1", 400),
+        ("/v1/events", 400),
+        ("/v1/events?watcher=AQEBAQEBAQEBAQEBAQEBAQ", 400),
+        ("/v1/events?lease=60", 400),
+        ("/v1/events?watcher=AQEBAQEBAQEBAQEBAQEBAQ&lease=0", 400),
+        ("/v1/events?watcher=AQEBAQEBAQEBAQEBAQEBAQ&lease=86401", 400),
+        ("/v1/events?watcher=AQEBAQEBAQEBAQEBAQEBAQ&lease=60&after=1", 400),
         ("/v1/events?epoch=AQEBAQEBAQEBAQEBAQEBAQ", 400),
         ("/v1/events?epoch=AQ&after=1", 400),
         ("/v1/events?hold=-1", 400),

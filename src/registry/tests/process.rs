@@ -303,7 +303,7 @@ fn what_is_wrong_is_said() {
 fn who_is_let_in_where() {
     let (_keep, dir) = home();
     let server = serve(&dir);
-    let events = "GET /v1/events HTTP/1.1";
+    let events = "GET /v1/events?watcher=AQEBAQEBAQEBAQEBAQEBAQ&lease=60 HTTP/1.1";
     let (status, body) = server.ask(server.gateway, Some("gateway-client"), events, "").unwrap();
     assert_eq!(status, 200);
     assert!(body.contains("slot_key"));
@@ -401,13 +401,19 @@ fn the_operator_beside_a_running_server_and_no_secret_in_any_log() {
 
     // A held question is woken by a revocation in another process.
     let leaked = std::thread::scope(|scope| {
-        let (_, body) =
-            server.ask(server.gateway, Some("gateway-client"), "GET /v1/events HTTP/1.1", "").unwrap();
+        let (_, body) = server
+            .ask(
+                server.gateway,
+                Some("gateway-client"),
+                "GET /v1/events?watcher=AQEBAQEBAQEBAQEBAQEBAQ&lease=60 HTTP/1.1",
+                "",
+            )
+            .unwrap();
         let position: Value = serde_json::from_str(&body).unwrap();
         let epoch = position["position"]["epoch"].as_str().unwrap().to_owned();
         let server = &server;
         let held = scope.spawn(move || {
-            let head = format!("GET /v1/events?epoch={epoch}&after=0&hold=30000 HTTP/1.1");
+            let head = format!("GET /v1/events?epoch={epoch}&after=0&hold=30000&watcher=AQEBAQEBAQEBAQEBAQEBAQ&lease=60 HTTP/1.1");
             server.ask(server.gateway, Some("gateway-client"), &head, "").unwrap().1
         });
         std::thread::sleep(Duration::from_millis(300));
@@ -453,13 +459,21 @@ fn the_operator_beside_a_running_server_and_no_secret_in_any_log() {
 fn a_stopping_server_answers_held_questions() {
     let (_keep, dir) = home();
     let server = serve(&dir);
-    let (_, body) =
-        server.ask(server.gateway, Some("gateway-client"), "GET /v1/events HTTP/1.1", "").unwrap();
+    let (_, body) = server
+        .ask(
+            server.gateway,
+            Some("gateway-client"),
+            "GET /v1/events?watcher=AQEBAQEBAQEBAQEBAQEBAQ&lease=60 HTTP/1.1",
+            "",
+        )
+        .unwrap();
     let position: Value = serde_json::from_str(&body).unwrap();
     let epoch = position["position"]["epoch"].as_str().unwrap().to_owned();
     let (client, port) = (server.client.clone(), server.gateway);
     let held = std::thread::spawn(move || {
-        let head = format!("GET /v1/events?epoch={epoch}&after=0&hold=60000 HTTP/1.1");
+        let head = format!(
+            "GET /v1/events?epoch={epoch}&after=0&hold=60000&watcher=AQEBAQEBAQEBAQEBAQEBAQ&lease=60 HTTP/1.1"
+        );
         client.ask(port, Some("gateway-client"), &head, "").unwrap().0
     });
     std::thread::sleep(Duration::from_millis(300));

@@ -415,7 +415,20 @@ fn a_store_of_a_newer_program_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (db, log) = (dir.path().join("registry.db"), dir.path().join("revocations.log"));
     drop(SqliteStore::open(&db, &log, Epoch([1; 16])).unwrap());
-    rusqlite::Connection::open(&db).unwrap().pragma_update(None, "user_version", 2).unwrap();
+    rusqlite::Connection::open(&db).unwrap().pragma_update(None, "user_version", 3).unwrap();
     let error = SqliteStore::open(&db, &log, Epoch([1; 16])).map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("use the newer program"), "{error}");
+}
+
+#[test]
+fn an_older_store_is_brought_up_to_date() {
+    let dir = tempfile::tempdir().unwrap();
+    let (db, log) = (dir.path().join("registry.db"), dir.path().join("revocations.log"));
+    let before = SqliteStore::open(&db, &log, Epoch([1; 16])).unwrap().head().unwrap();
+    // As version 1 left it.
+    let old = "DROP TABLE watchers; PRAGMA user_version = 1;";
+    rusqlite::Connection::open(&db).unwrap().execute_batch(old).unwrap();
+    let store = SqliteStore::open(&db, &log, Epoch([2; 16])).unwrap();
+    assert_eq!(store.head().unwrap(), before);
+    assert!(store.watchers(0).unwrap().is_empty());
 }
