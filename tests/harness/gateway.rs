@@ -54,6 +54,12 @@ struct Observed {
 
 impl Gateway {
     pub fn start(options: Options) -> Outcome<Self> {
+        Self::start_with(options, Ok)
+    }
+
+    /// [`Gateway::start`], with `change` applied to Envoy's configuration: for what a test needs to be otherwise than in
+    /// envoy/local.yaml.
+    pub fn start_with(options: Options, change: impl FnOnce(String) -> Outcome<String>) -> Outcome<Self> {
         let Options { dir, ports, workers, trace, observed } = options;
         let logs = dir.join("logs");
         let making = || format!("making {}", logs.display());
@@ -96,7 +102,7 @@ impl Gateway {
             aws: observed.as_ref().map_or(ports.aws.number(), |observed| observed.origin_port.number()),
         };
         let config = dir.join("envoy.yaml");
-        write(&config, &envoy::render(&dir, &crate::module()?, &upstreams)?)?;
+        write(&config, &change(envoy::render(&dir, &crate::module()?, &upstreams)?)?)?;
         let mut envoy =
             envoy::start(&config, &logs, ports.admin.number(), &envoy::Options { workers, trace })?;
         let client = Client::tls(ports.gateway.number(), &ca)?;

@@ -48,14 +48,14 @@ fn try_random(
     strategy: impl Strategy<Value = Case>,
     check: impl Fn(&Case) -> Result<(), TestCaseError>,
 ) -> Result<u32, String> {
-    let compared = Cell::new(0);
+    let compared = Cell::new(0_u32);
     // Each case costs at least 14 signatures of ours: some seconds of shrinking.
     let config = Config { cases, max_shrink_iters: 4_096, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new(Config { max_global_rejects: cases.saturating_mul(2), ..config });
     let outcome = runner.run(&strategy, |case| {
         check(&case)?;
         compared.set(compared.get() + 1);
-        if cases >= PROGRESS && compared.get() % PROGRESS == 0 {
+        if cases >= PROGRESS && compared.get().is_multiple_of(PROGRESS) {
             // Not through `eprintln!`, which the test runner holds back.
             let _ = writeln!(std::io::stderr(), "{oracle}: {} of {cases} agree", compared.get());
         }
