@@ -14,6 +14,7 @@ mod outage;
 mod requesters;
 mod restart;
 mod secrets;
+mod services;
 mod signed_as_sent;
 mod walk;
 
