@@ -59,7 +59,7 @@ FUZZ_CASES ?= 100000
 
 # A line for each part; each says how far it is, and ends at the first failure.
 .PHONY: fuzz-long
-fuzz-long: tools ## Long random tests, some ten minutes: 100,000 cases for each part (FUZZ_CASES=…)
+fuzz-long: tools ## Long random tests, some five minutes: 100,000 cases for each part (FUZZ_CASES=…)
 	$(say) "signatures against botocore and aws-sigv4: $(FUZZ_CASES) random requests each"
 	@MEMBRANE_FUZZ_CASES=$(FUZZ_CASES) cargo test --locked -p signing --test differential
 
