@@ -16,7 +16,7 @@ say = @printf '\033[1m==>\033[0m %s\n'
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  MEMBRANE_PORT=8543 MEMBRANE_RUN=run-8543 make run    a second gateway beside the first"
 
@@ -53,6 +53,19 @@ binaries: tools
 test: build ## Every test, the end-to-end ones through a real Envoy included
 	$(say) "testing"
 	@cargo test --locked --workspace
+
+# Random cases for each part of `make fuzz-long`.
+FUZZ_CASES ?= 100000
+
+# A line for each part; each says how far it is, and ends at the first failure.
+.PHONY: fuzz-long
+fuzz-long: tools ## Long random tests, some five minutes: 100,000 cases for each part (FUZZ_CASES=…)
+	$(say) "signatures against botocore and aws-sigv4: $(FUZZ_CASES) random requests each"
+	@MEMBRANE_FUZZ_CASES=$(FUZZ_CASES) cargo test --locked -p signing --test differential
+
+.PHONY: bench-signing
+bench-signing: ## How fast a signature is, beside the crate aws-sigv4, and that it allocates nothing
+	@cargo bench --locked -p signing --bench sign
 
 .PHONY: lint
 lint: tools

@@ -6,6 +6,11 @@ use sha2::{Digest, Sha256, Sha512};
 /// stays behind.
 pub(crate) trait Sink {
     fn put(&mut self, bytes: &[u8]);
+
+    /// One byte of ASCII: every second piece of a canonical request is a separator.
+    fn put_byte(&mut self, byte: u8) {
+        self.put(&[byte]);
+    }
 }
 
 impl Sink for Vec<u8> {
@@ -32,6 +37,10 @@ pub(crate) struct Text<'a>(pub(crate) &'a mut String);
 impl Sink for Text<'_> {
     fn put(&mut self, bytes: &[u8]) {
         self.0.push_str(ascii(bytes));
+    }
+
+    fn put_byte(&mut self, byte: u8) {
+        self.0.push(char::from(byte));
     }
 }
 
@@ -138,6 +147,21 @@ pub(crate) fn is_token(name: &[u8]) -> bool {
 }
 
 pub(crate) fn is_token_byte(byte: u8) -> bool {
+    // A table, since every byte of every header's name passes here.
+    #[allow(clippy::indexing_slicing)] // by the compiler, not by the program
+    const TABLE: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            table[byte] = is_token_character(byte as u8);
+            byte += 1;
+        }
+        table
+    };
+    TABLE.get(usize::from(byte)).copied().unwrap_or_default()
+}
+
+const fn is_token_character(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
             byte,

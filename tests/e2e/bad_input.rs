@@ -139,6 +139,42 @@ fn errors_name_the_field_and_leave_nothing_behind() {
     gateway.stop().unwrap();
 }
 
+/// The message says which rule of URIs is broken. An international host is refused in its own script and taken in its ASCII form: its
+/// holder, not a gateway, decides which name a capability is for.
+#[test]
+fn a_malformed_uri_is_refused_by_its_rule() {
+    let gateway = crate::shared();
+    let membrane = crate::membrane("bad-input/uri");
+    let export = |uri: &str| {
+        let what = json!({"uri": uri, "hmac": gateway.aws4("s3")});
+        gateway.try_export(&membrane, &what).unwrap()
+    };
+    for (uri, rule) in [
+        ("https://a.example/k#fragment", "uri: must have no fragment"),
+        ("https://user:secret@a.example/k", "uri: must have no user information"),
+        ("https://user@a.example/k", "uri: must have no user information"),
+        ("https://a.example/a b", "uri: path and query must be percent-encoded"),
+        ("https://a.example/k?a b", "uri: path and query must be percent-encoded"),
+        ("https://a.example/ké", "uri: path and query must be percent-encoded"),
+        ("https://a.example/k\n", "uri: path and query must be percent-encoded"),
+        ("https://a.example/100%", "uri: every %"),
+        ("https://a b.example/k", "uri: the host may hold"),
+        ("https://bücher.example/k", "uri: the host may hold"),
+        ("https://ß.s3.amazonaws.com/k", "uri: the host may hold"),
+        ("https://例え.jp/k", "uri: the host may hold"),
+        // U+FF0E, which some resolvers read as a dot.
+        ("https://evil\u{ff0e}amazonaws.com/k", "uri: the host may hold"),
+        ("https://a.example:x/k", "uri: the port"),
+        ("https:///k", "uri: the host"),
+        (" https://a.example/k", "uri: must be an absolute http or https URI"),
+    ] {
+        let answer = export(uri);
+        assert_error(&answer, 400, rule);
+        assert!(!answer.text().contains("secret"), "{uri}: the message repeats what may be secret");
+    }
+    assert_eq!(export("https://xn--bcher-kva.example/k").status, 201);
+}
+
 #[test]
 fn a_control_answers_only_what_it_is_for() {
     let gateway = crate::shared();

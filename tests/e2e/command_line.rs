@@ -92,7 +92,7 @@ impl Capi {
 
     fn write(&self, name: &str, content: &str) -> String {
         let path = self.home.join(name);
-        harness::gateway::write_private(&path, content).unwrap();
+        harness::prepare::write_private(&path, content).unwrap();
         path.to_str().unwrap().to_owned()
     }
 

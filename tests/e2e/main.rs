@@ -15,7 +15,6 @@ mod clients;
 mod command_line;
 mod compose;
 mod configuration;
-mod configuration;
 mod delegation;
 mod documented;
 mod export_fields;
@@ -26,6 +25,8 @@ mod pinned_bodies;
 mod requesters;
 mod restart;
 mod secrets;
+mod services;
+mod signed_as_sent;
 mod walk;
 
 use harness::gateway::{Gateway, Membrane, Options};

@@ -64,6 +64,19 @@ pub fn render(dir: &Path, module: &Path, upstreams: &Upstreams) -> Outcome<Strin
     Ok(text)
 }
 
+/// A rendered configuration, with HTTP/2 to AWS's place instead of HTTP/1.1.
+pub fn aws_over_http2(config: String) -> Outcome<String> {
+    const CLUSTER: &str = "  - name: local_aws\n";
+    const OPTIONS: &str = "    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: { http2_protocol_options: {} }\n";
+    match config.split_once(CLUSTER) {
+        Some((before, after)) => Ok([before, CLUSTER, OPTIONS, after].concat()),
+        None => Err(Failure::new("envoy/local.yaml no longer has a cluster local_aws")),
+    }
+}
+
 /// Starts Envoy with the configuration in `config`, and waits until it is live.
 pub fn start(config: &Path, logs: &Path, admin: u16, options: &Options) -> Outcome<Process> {
     let mut command = command(config)?;

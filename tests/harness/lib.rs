@@ -15,6 +15,7 @@ pub mod failure;
 pub mod gateway;
 pub mod http;
 pub mod origin;
+mod origin_http2;
 pub mod ports;
 pub mod prepare;
 pub mod process;

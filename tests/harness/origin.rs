@@ -1,7 +1,8 @@
 //! An upstream that keeps what it receives, byte for byte. It stands between Envoy and moto: requests to the host
-//! [`RECORDER`] it answers itself, all others it keeps and hands on to moto.
+//! [`RECORDER`] it answers itself, all others it keeps and hands on to moto. It speaks HTTP/1.1, and HTTP/2 to whoever begins so.
 
 use crate::failure::{Failure, Outcome, While};
+use crate::origin_http2;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +24,7 @@ const LATEST: Duration = Duration::from_secs(10);
 /// One request as it came over the wire.
 #[derive(Clone, Debug)]
 pub struct Recorded {
-    /// The head, up to and with the empty line.
+    /// The head, up to and with the empty line; empty over HTTP/2, which has no such text.
     pub head: Vec<u8>,
     pub method: String,
     pub target: String,
@@ -114,7 +115,10 @@ impl Drop for Origin {
     }
 }
 
-fn serve(mut stream: TcpStream, aws_port: u16, kept: &Mutex<Vec<Recorded>>) -> Outcome<()> {
+fn serve(mut stream: TcpStream, aws_port: u16, kept: &Arc<Mutex<Vec<Recorded>>>) -> Outcome<()> {
+    if origin_http2::is_spoken_on(&stream)? {
+        return origin_http2::serve(stream, kept);
+    }
     let mut unread = Vec::new();
     while let Some(request) = read_request(&mut stream, &mut unread)? {
         let for_recorder = request.all("host") == [RECORDER];

@@ -69,7 +69,7 @@ pub fn everything(dir: &Path, port: u16, listen: Ipv4Addr, module: &Path) -> Out
 }
 
 /// Writes a file that only its owner may read.
-fn write_private(file: &Path, content: &str) -> Outcome<()> {
+pub fn write_private(file: &Path, content: &str) -> Outcome<()> {
     let mut options = File::options();
     options.write(true).create(true).truncate(true).mode(0o600);
     let mut open = options.open(file).while_(|| format!("writing {}", file.display()))?;

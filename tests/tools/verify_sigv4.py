@@ -19,10 +19,13 @@ from botocore.credentials import Credentials
 # AWS refuses requests whose date is further away than this.
 SKEW = datetime.timedelta(minutes=5)
 
+S3_FAMILY = {"s3", "s3express", "s3-outposts", "s3-object-lambda"}
+
 
 def verify(request, key_id, secret, region, service):
     """Returns the reason why the request is not signed as expected, or None."""
-    headers = [(name.lower(), base64.b64decode(value).decode("latin-1")) for name, value in request["headers"]]
+    # botocore signs values as UTF-8.
+    headers = [(name.lower(), base64.b64decode(value).decode()) for name, value in request["headers"]]
     body = base64.b64decode(request["body"])
 
     def values(name):
@@ -63,7 +66,7 @@ def verify(request, key_id, secret, region, service):
         if name in signed:
             rebuilt.headers.add_header(name, value)
     rebuilt.context["timestamp"] = date
-    signer = (S3SigV4Auth if service == "s3" else SigV4Auth)(Credentials(key_id, secret), service, region)
+    signer = (S3SigV4Auth if service in S3_FAMILY else SigV4Auth)(Credentials(key_id, secret), service, region)
     canonical = signer.canonical_request(rebuilt)
     expected = signer.signature(signer.string_to_sign(rebuilt, canonical), rebuilt)
     if not hmac.compare_digest(expected, signature):

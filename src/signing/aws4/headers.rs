@@ -31,6 +31,10 @@ pub fn is_signed_by_default(name: &[u8]) -> bool {
 /// Trimmed, and runs of spaces folded to one. Tabs inside stay: AWS says "sequential spaces", and its SDKs do not agree on more.
 pub(super) fn write_folded(value: &[u8], out: &mut impl Sink) {
     let mut rest = trim(value);
+    if !rest.contains(&b' ') {
+        // As most are.
+        return out.put(rest);
+    }
     while let Some(double) = rest.windows(2).position(|pair| pair == b"  ") {
         let (head, tail) = rest.split_at(double + 1);
         out.put(head);

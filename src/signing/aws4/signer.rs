@@ -140,13 +140,13 @@ impl Signer {
         let token = self.credential.session_token.as_ref().map(SessionToken::header);
 
         let mut signed = Headers::default();
-        signed.insert(b"host", target.authority().as_bytes())?;
-        signed.insert(b"x-amz-date", now.amz().as_bytes())?;
+        signed.insert_own(b"host", target.authority().as_bytes())?;
+        signed.insert_own(b"x-amz-date", now.amz().as_bytes())?;
         if let Some(value) = content_sha256 {
-            signed.insert(b"x-amz-content-sha256", value.as_bytes())?;
+            signed.insert_own(b"x-amz-content-sha256", value.as_bytes())?;
         }
         if let Some((name, value)) = token {
-            signed.insert(name.as_bytes(), value.as_bytes())?;
+            signed.insert_own(name.as_bytes(), value.as_bytes())?;
         }
         for (name, value) in headers {
             if !is_set_by_signing(name) && !is_unsigned_by_nature(name) {

@@ -87,13 +87,14 @@ pub(super) fn write_canonical_request(
     if !crate::encoding::is_token(method.as_bytes()) {
         return Err(Error::Method);
     }
-    for part in [method, "\n", target.canonical_uri(), "\n", target.canonical_query(), "\n"] {
-        out.put(part.as_bytes());
+    for line in [method, target.canonical_uri(), target.canonical_query()] {
+        out.put(line.as_bytes());
+        out.put_byte(b'\n');
     }
     headers.write_lines(",", write_folded, out);
-    out.put(b"\n");
+    out.put_byte(b'\n');
     headers.write_names(out);
-    out.put(b"\n");
+    out.put_byte(b'\n');
     out.put(payload.as_bytes());
     Ok(())
 }

@@ -84,6 +84,13 @@ impl Rewriter<'_> {
         self.difference.or(shortened.then_some(self.position))
     }
 
+    /// Puts `bytes` where something else was.
+    fn replace(&mut self, bytes: &[u8]) {
+        self.difference.get_or_insert(self.position);
+        self.text.truncate(self.position);
+        self.append(bytes);
+    }
+
     /// Appends. A vector that grows leaves its old memory behind unwiped; this one does not.
     fn append(&mut self, bytes: &[u8]) {
         let needed = self.text.len() + bytes.len();
@@ -100,11 +107,16 @@ impl Sink for Rewriter<'_> {
     fn put(&mut self, bytes: &[u8]) {
         let end = self.position + bytes.len();
         if self.difference.is_some() || self.text.get(self.position..end) != Some(bytes) {
-            self.difference.get_or_insert(self.position);
-            self.text.truncate(self.position);
-            self.append(bytes);
+            self.replace(bytes);
         }
         self.position = end;
+    }
+
+    fn put_byte(&mut self, byte: u8) {
+        if self.difference.is_some() || self.text.get(self.position) != Some(&byte) {
+            self.replace(&[byte]);
+        }
+        self.position += 1;
     }
 }
 
