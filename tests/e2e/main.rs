@@ -14,6 +14,7 @@ mod outage;
 mod requesters;
 mod restart;
 mod secrets;
+mod streaming;
 mod walk;
 
 use harness::gateway::{Gateway, Membrane, Options};
