@@ -51,6 +51,7 @@ binaries: tools
 
 .PHONY: test
 test: build ## Every test, the end-to-end ones through a real Envoy included
+	@tests/tools/install.sh s3
 	$(say) "testing"
 	@cargo test --locked --workspace
 
@@ -71,6 +72,7 @@ bench-signing: ## How fast a signature is, beside the crate aws-sigv4, and that 
 lint: tools
 	$(say) "checking the format"
 	@cargo fmt --all --check
+	@cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
 	$(say) "clippy, the workspace"
 	@cargo clippy --locked --workspace --all-targets -- -D warnings
 	$(say) "clippy, the filter as Envoy loads it"
@@ -85,6 +87,19 @@ deny:
 	@if .tools/bin/cargo-deny --workspace fetch db >/dev/null 2>&1; then \
 	    .tools/bin/cargo-deny --workspace --locked check --disable-fetch advisories; \
 	else echo "SKIPPED: the advisory database (github.com/rustsec/advisory-db) cannot be reached from here"; fi
+
+# How long each target runs.
+FUZZ_SECONDS ?= 60
+.PHONY: fuzz
+fuzz: ## Every fuzz target, for FUZZ_SECONDS=60 each
+	@tests/tools/install.sh fuzz
+	@for target in $(notdir $(basename $(wildcard tests/fuzz/fuzz_targets/*.rs))); do \
+	    printf '\033[1m==>\033[0m fuzzing %s for %s s\n' "$$target" "$(FUZZ_SECONDS)"; \
+	    mkdir -p tests/fuzz/target/corpus/$$target; \
+	    RUSTUP_TOOLCHAIN=nightly .tools/bin/cargo-fuzz run --fuzz-dir tests/fuzz $$target \
+	        tests/fuzz/target/corpus/$$target tests/fuzz/corpus/$$target -- \
+	        -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1 || exit 1; \
+	done
 
 .PHONY: check
 check: lint deny test ## All that CI asks for: format, clippy, licences, tests

@@ -27,6 +27,7 @@ mod restart;
 mod secrets;
 mod services;
 mod signed_as_sent;
+mod streaming;
 mod walk;
 
 use harness::gateway::{Gateway, Membrane, Options};

@@ -71,20 +71,30 @@ impl Client {
     }
 
     pub fn connect(&self) -> Outcome<Connection> {
-        let tcp = TcpStream::connect_timeout(&self.address, PATIENCE)
-            .while_(|| format!("connecting to {}", self.address))?;
+        let (tcp, tls) = self.parts()?;
         tcp.set_read_timeout(Some(PATIENCE))?;
         tcp.set_write_timeout(Some(PATIENCE))?;
         tcp.set_nodelay(true)?;
-        let stream: Box<dyn Stream> = match &self.tls {
+        let stream: Box<dyn Stream> = match tls {
             None => Box::new(tcp),
-            Some((config, name)) => {
-                let tls = ClientConnection::new(Arc::clone(config), name.clone())
-                    .while_(|| "starting TLS".into())?;
-                Box::new(StreamOwned::new(tls, tcp))
-            }
+            Some(tls) => Box::new(StreamOwned::new(tls, tcp)),
         };
         Ok(Connection { stream, unread: Vec::new() })
+    }
+
+    /// A new connection, and what is to speak TLS on it.
+    pub fn parts(&self) -> Outcome<(TcpStream, Option<ClientConnection>)> {
+        let tcp = TcpStream::connect_timeout(&self.address, PATIENCE)
+            .while_(|| format!("connecting to {}", self.address))?;
+        let tls = self.tls.as_ref().map(|(config, name)| {
+            ClientConnection::new(Arc::clone(config), name.clone()).while_(|| "starting TLS".into())
+        });
+        Ok((tcp, tls.transpose()?))
+    }
+
+    /// What its requests name as their `host`.
+    pub fn authority(&self) -> &str {
+        &self.authority
     }
 }
 

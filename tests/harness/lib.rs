@@ -8,7 +8,9 @@
 #![allow(clippy::disallowed_methods)]
 
 pub mod aws;
+pub mod bearer_proxy;
 pub mod canary;
+pub mod clients;
 pub mod demo;
 pub mod envoy;
 pub mod failure;
@@ -20,7 +22,9 @@ pub mod ports;
 pub mod prepare;
 pub mod process;
 pub mod registry;
+pub mod s3;
 pub mod slow_proxy;
+pub mod upstream;
 pub mod verifier;
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,6 @@
 //! An upstream that keeps what it receives, byte for byte. It stands between Envoy and moto: requests to the host
-//! [`RECORDER`] it answers itself, all others it keeps and hands on to moto. It speaks HTTP/1.1, and HTTP/2 to whoever begins so.
+//! [`RECORDER`] it answers itself, those to a host that has a route it passes on as they come, all others it keeps and hands on to
+//! moto. It speaks HTTP/1.1, and HTTP/2 to whoever begins so.
 
 use crate::failure::{Failure, Outcome, While};
 use crate::origin_http2;
@@ -56,6 +57,7 @@ impl Recorded {
 pub struct Origin {
     port: u16,
     recorded: Arc<Mutex<Vec<Recorded>>>,
+    routes: Arc<Mutex<Vec<(String, u16)>>>,
     ending: Arc<AtomicBool>,
 }
 
@@ -66,18 +68,24 @@ impl Origin {
             TcpListener::bind((Ipv4Addr::LOCALHOST, port)).while_(|| format!("listening on {port}"))?;
         let recorded = Arc::new(Mutex::new(Vec::new()));
         let ending = Arc::new(AtomicBool::new(false));
-        let (kept, end) = (Arc::clone(&recorded), Arc::clone(&ending));
+        let routes = Arc::new(Mutex::new(Vec::new()));
+        let (kept, known, end) = (Arc::clone(&recorded), Arc::clone(&routes), Arc::clone(&ending));
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 if end.load(Ordering::Relaxed) {
                     return;
                 }
-                let kept = Arc::clone(&kept);
+                let (kept, known) = (Arc::clone(&kept), Arc::clone(&known));
                 // A connection that Envoy gives up ends its thread with an error that concerns nobody.
-                std::thread::spawn(move || serve(stream, aws_port, &kept));
+                std::thread::spawn(move || serve(stream, aws_port, &kept, &known));
             }
         });
-        Ok(Self { port, recorded, ending })
+        Ok(Self { port, recorded, routes, ending })
+    }
+
+    /// From now on requests to `host` go to that port of 127.0.0.1. Of these, heads are kept and bodies are not: they pass as they come.
+    pub fn route(&self, host: &str, port: u16) {
+        self.routes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((host.to_owned(), port));
     }
 
     /// What has come so far to targets that contain `part`. Tests that share a gateway use targets of their own.
@@ -115,12 +123,24 @@ impl Drop for Origin {
     }
 }
 
-fn serve(mut stream: TcpStream, aws_port: u16, kept: &Arc<Mutex<Vec<Recorded>>>) -> Outcome<()> {
+fn serve(
+    mut stream: TcpStream,
+    aws_port: u16,
+    kept: &Arc<Mutex<Vec<Recorded>>>,
+    routes: &Mutex<Vec<(String, u16)>>,
+) -> Outcome<()> {
     if origin_http2::is_spoken_on(&stream)? {
         return origin_http2::serve(stream, kept);
     }
     let mut unread = Vec::new();
-    while let Some(request) = read_request(&mut stream, &mut unread)? {
+    while let Some(mut request) = read_head(&mut stream, &mut unread)? {
+        let host = request.all("host").pop().unwrap_or_default();
+        let known = routes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        if let Some((_, port)) = known.into_iter().find(|(known, _)| *known == host) {
+            kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(request.clone());
+            return pass_on(&request, &unread, port, stream);
+        }
+        request.body = read_body(&request, &mut stream, &mut unread)?;
         let for_recorder = request.all("host") == [RECORDER];
         kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(request.clone());
         if for_recorder {
@@ -143,6 +163,36 @@ fn serve(mut stream: TcpStream, aws_port: u16, kept: &Arc<Mutex<Vec<Recorded>>>)
     Ok(())
 }
 
+/// One request and its answer, both ways at once, until one side ends.
+fn pass_on(request: &Recorded, unread: &[u8], port: u16, client: TcpStream) -> Outcome<()> {
+    let mut server =
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).while_(|| "connecting upstream".into())?;
+    server.set_nodelay(true)?;
+    client.set_nodelay(true)?;
+    let mut head = format!("{} {} HTTP/1.1\r\n", request.method, request.target).into_bytes();
+    for (name, value) in &request.headers {
+        if !name.eq_ignore_ascii_case("connection") {
+            head.extend([name.as_bytes(), b": ", value, b"\r\n"].concat());
+        }
+    }
+    head.extend(b"connection: close\r\n\r\n");
+    server.write_all(&head)?;
+    server.write_all(unread)?;
+    let (mut from_client, mut to_server) = (client.try_clone()?, server.try_clone()?);
+    std::thread::spawn(move || {
+        // If the client goes, the server must see it.
+        let _ = std::io::copy(&mut from_client, &mut to_server);
+        let _ = to_server.shutdown(Shutdown::Both);
+        // What the server no longer takes, since it has answered: to leave it unread would reset the connection, which may overtake the
+        // answer.
+        let _ = std::io::copy(&mut from_client, &mut std::io::sink());
+    });
+    let mut to_client = client;
+    let _ = std::io::copy(&mut server, &mut to_client);
+    let _ = to_client.shutdown(Shutdown::Write);
+    Ok(())
+}
+
 /// moto speaks HTTP/1.0: it closes when its answer is whole, and so do we.
 fn hand_on(request: &Recorded, aws_port: u16, answer_to: &mut TcpStream) -> Outcome<()> {
     let mut aws =
@@ -162,14 +212,14 @@ fn hand_on(request: &Recorded, aws_port: u16, answer_to: &mut TcpStream) -> Outc
     Ok(())
 }
 
-fn read_request(stream: &mut TcpStream, unread: &mut Vec<u8>) -> Outcome<Option<Recorded>> {
+pub(crate) fn read_head(stream: &mut TcpStream, unread: &mut Vec<u8>) -> Outcome<Option<Recorded>> {
     loop {
         let mut headers = [httparse::EMPTY_HEADER; 256];
         let mut parsed = httparse::Request::new(&mut headers);
         if let httparse::Status::Complete(length) =
             parsed.parse(unread).while_(|| "reading a request".into())?
         {
-            let mut request = Recorded {
+            let request = Recorded {
                 head: unread[..length].to_vec(),
                 method: parsed.method.unwrap_or_default().into(),
                 target: parsed.path.unwrap_or_default().into(),
@@ -181,7 +231,6 @@ fn read_request(stream: &mut TcpStream, unread: &mut Vec<u8>) -> Outcome<Option<
                 body: Vec::new(),
             };
             unread.drain(..length);
-            request.body = read_body(&request, stream, unread)?;
             return Ok(Some(request));
         }
         if more(stream, unread)? == 0 {

@@ -65,6 +65,32 @@ fn ask(mut verifier: Command, question: &Value) -> Outcome<()> {
     }
 }
 
+/// The decoded data of a signed aws-chunked body, once each of its signatures is found right, beginning with its request's
+/// own (which [`verify`] looks at).
+pub fn verify_chunks(request: &Recorded, expected: &Expected<'_>) -> Outcome<Vec<u8>> {
+    let authorization = request.one("authorization")?;
+    let (_, seed) =
+        authorization.rsplit_once("Signature=").ok_or_else(|| Failure::new("no signature to begin with"))?;
+    let question = json!({
+        "secretAccessKey": expected.secret_access_key, "region": expected.region, "service": expected.service,
+        "date": request.one("x-amz-date")?, "seed": seed,
+        "trailer": request.one("x-amz-content-sha256")?.ends_with("-TRAILER"), "body": STANDARD.encode(&request.body),
+    });
+    let mut child = Command::new(crate::tool("python")?)
+        .arg(crate::repository().join("tests/tools/verify_chunks.py"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .while_(|| "starting the verifier of chunks".into())?;
+    child.stdin.take().ok_or_else(|| Failure::new("no pipe"))?.write_all(question.to_string().as_bytes())?;
+    let answer: Value = serde_json::from_slice(&child.wait_with_output()?.stdout)
+        .while_(|| "reading what the verifier of chunks says".into())?;
+    match answer["body"].as_str() {
+        Some(body) => STANDARD.decode(body).while_(|| "reading the verified data".into()),
+        None => Err(Failure::new(format!("signature check: {}", answer["error"]))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

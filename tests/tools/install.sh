@@ -2,11 +2,15 @@
 # Installs the pinned tools into .tools/ and the WebAssembly target into the Rust toolchain. A second run does
 # nothing; two runs at a time wait for each other.
 #   install.sh            Envoy, moto, botocore, the clients from npm and the target: what `make demo`, `run` and `test` need
+#   install.sh s3         an S3 that verifies chunk signatures, and clients of S3: what `make test` needs besides
 #   install.sh deny       cargo-deny: what `make check` needs besides
+#   install.sh fuzz       cargo-fuzz and a nightly compiler: what `make fuzz` needs
 set -eu
 cd "$(dirname "$0")/../.."
 
 cargo_deny_version=0.20.2
+cargo_fuzz_version=0.13.2
+s3s_fs_version=0.14.1
 requirements=tests/tools/requirements.txt
 node_packages=tests/tools/node
 
@@ -95,8 +99,59 @@ install_cargo_deny() {
     cargo install --root .tools --locked "cargo-deny@$cargo_deny_version" >&2
 }
 
+install_cargo_fuzz() {
+    rustup run nightly rustc --version >/dev/null 2>&1 || {
+        say "adding a nightly toolchain, which fuzzing needs"
+        rustup toolchain install nightly --profile minimal >&2
+    }
+    if [ -x .tools/bin/cargo-fuzz ] && .tools/bin/cargo-fuzz --version | grep -q " $cargo_fuzz_version\$"; then return; fi
+    say "building cargo-fuzz $cargo_fuzz_version into .tools/bin (a minute, once)"
+    cargo install --root .tools --locked "cargo-fuzz@$cargo_fuzz_version" >&2
+}
+
+# Not among the workspace's own dependencies: it brings some 250 crates, which would be built with every profile.
+install_s3_server() {
+    stamp=.tools/s3s-fs.stamp
+    if [ -x .tools/bin/s3s-fs ] && [ "$(cat "$stamp" 2>/dev/null)" = "$s3s_fs_version" ]; then return; fi
+    say "building s3s-fs $s3s_fs_version into .tools/bin (some minutes, once)"
+    # Optimised a little: it hashes every byte of every chunk, and nobody waits for the rest.
+    CARGO_PROFILE_RELEASE_OPT_LEVEL=2 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+        cargo install --root .tools --locked --features binary "s3s-fs@$s3s_fs_version" >&2
+    echo "$s3s_fs_version" >"$stamp"
+}
+
+# boto3 and the AWS CLI: not in .tools/venv, since their botocore is another one than the tests' oracle.
+install_python_clients() {
+    stamp=.tools/venv-clients.stamp
+    if cmp -s tests/tools/clients.txt "$stamp"; then return; fi
+    say "installing boto3 and the AWS CLI into .tools/venv-clients"
+    rm -rf .tools/venv-clients "$stamp"
+    python3 -m venv .tools/venv-clients
+    .tools/venv-clients/bin/pip install --disable-pip-version-check --no-deps --require-hashes -q -r tests/tools/clients.txt >&2
+    cp tests/tools/clients.txt "$stamp"
+}
+
+# AWS's SDK for JavaScript.
+install_node_clients() {
+    stamp=.tools/node-s3.stamp
+    if cmp -s tests/clients/s3/package-lock.json "$stamp"; then return; fi
+    command -v npm >/dev/null 2>&1 || {
+        echo "missing: node and npm. Install them with:" >&2
+        echo "    apt-get install nodejs npm    (macOS: brew install node)" >&2
+        exit 1
+    }
+    say "installing AWS's SDK for JavaScript into .tools/node-s3"
+    rm -rf .tools/node-s3 "$stamp"
+    mkdir -p .tools/node-s3
+    cp tests/clients/s3/package.json tests/clients/s3/package-lock.json tests/clients/s3/.npmrc .tools/node-s3/
+    (cd .tools/node-s3 && npm ci --ignore-scripts) >&2
+    cp tests/clients/s3/package-lock.json "$stamp"
+}
+
 case "${1:-}" in
 "") install_python_tools; install_node_packages; install_wasm_target ;;
+s3) install_python_clients; install_node_clients; install_s3_server ;;
 deny) install_cargo_deny ;;
-*) echo "usage: $0 [deny]" >&2; exit 2 ;;
+fuzz) install_cargo_fuzz ;;
+*) echo "usage: $0 [s3|deny|fuzz]" >&2; exit 2 ;;
 esac

@@ -305,6 +305,13 @@ fn no_part_of_a_body_is_a_whole_one() {
             // minio-go ends with an empty line more than needed.
             let optional = who == "minio-go" && end == body.len() - 2;
             assert_eq!(part.verdict.is_ok(), optional, "{who}: {:?}", &body[..end]);
+            // Nor is it signed as if it were.
+            let mut resigner = Resigner::new(reader.clone(), signer());
+            let mut out = Vec::new();
+            resigner.push(&body.as_bytes()[..end], &mut out).unwrap();
+            let begun = out.len();
+            assert_eq!(resigner.finish(&mut out).err(), part.verdict.err(), "{who}: {:?}", &body[..end]);
+            assert_eq!(out.len() > begun, optional, "{who}: {:?}", &body[..end]);
         }
     }
 }
