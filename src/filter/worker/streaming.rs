@@ -81,7 +81,9 @@ fn take_through(
     } else {
         Some(passing)
     };
-    if rewrites && !host.replace_request_body(context, size, &out) {
+    // Before any of the body has come the host has no buffer to write to, and nothing needs to be written.
+    let changed = rewrites && (size > 0 || !out.is_empty());
+    if changed && !host.replace_request_body(context, size, &out) {
         return Err(Reply::misconfigured("the request's body cannot be replaced"));
     }
     Ok(rest)

@@ -161,6 +161,18 @@ fn what_is_signed_in_passing_is_the_same_whatever_way_it_comes() {
 }
 
 #[test]
+fn a_rewritten_body_may_come_after_its_request_was_let_go() {
+    let mut bench = Bench::with_feed("");
+    let length = [("content-length", "200000")];
+    let (context, _) = bench.headers(token(1).expose(), &length, false);
+    bench.answer_lookup(200, &grant_answer(&token(1), &s3("https", SIGNED), None, 1, 10));
+    assert_eq!(bench.envoy.resumed, [context], "{:?}", bench.envoy.replies);
+    assert_eq!(bench.stream(context, &body(), false), DataStatus::Continue);
+    assert_eq!(bench.stream(context, b"", true), DataStatus::Continue);
+    assert!(unframed(&bench.envoy.upstream[&context], false) == body());
+}
+
+#[test]
 fn unsigned_chunks_pass_as_they_are() {
     let headers = [
         ("x-amz-content-sha256", "STREAMING-UNSIGNED-PAYLOAD-TRAILER"),

@@ -75,7 +75,8 @@ impl Host for Envoy {
     }
 
     fn replace_request_body(&mut self, context: u32, length: usize, with: &[u8]) -> bool {
-        let body = self.bodies.entry(context).or_default();
+        // Envoy has no buffer before the first byte.
+        let Some(body) = self.bodies.get_mut(&context) else { return false };
         body.splice(..length, with.iter().copied());
         true
     }
