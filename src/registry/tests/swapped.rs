@@ -12,6 +12,7 @@ use capability::record::{self, Header, Kind};
 use capability::{Role, Token, Uid, Units};
 use common::{World, uri};
 use registry::ports::Random as _;
+use registry::store::Watching;
 use rusqlite::types::Value as Cell;
 use rusqlite::{Connection, params_from_iter};
 use serde_json::{Value, json};
@@ -311,6 +312,12 @@ fn pairs(rows: &[Vec<Cell>], column: usize) -> Vec<(usize, usize)> {
 async fn two_swapped_cells_give_no_token_anothers_authority() {
     let scene = scene().await;
     assert_eq!(scene.holdings.iter().filter(|holding| holding.alive).count(), 20, "alive in the scene");
+    let watching = [1, 2].map(|name| Watching {
+        watcher: Uid([name; 16]),
+        lease: u64::from(name),
+        until: common::NOW + u64::from(name),
+    });
+    scene.world.registry.store.note_watchers(&watching, common::NOW).unwrap();
     let sql = writer(&scene.world);
     let mut tried: BTreeMap<String, usize> = BTreeMap::new();
     for table in tables(&sql) {
