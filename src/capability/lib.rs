@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod authority;
+pub mod configured;
 mod content;
 mod create;
 #[cfg(feature = "escrow")]
@@ -38,6 +39,12 @@ pub use uri::{CapabilityUri, UriError};
 /// The message of a 401. The registry's and the filter's are the same, so that nobody can tell a dead control, which only the
 /// registry refuses, from a token that never was.
 pub const UNAUTHORIZED: &str = "a valid capability is required: Authorization: Bearer CPBLTY1-…";
+
+/// A key as key files hold it ([`record::Keks::parse`]). Secret: whoever asks for it wipes it.
+pub fn encode_key(bytes: &[u8; 32]) -> String {
+    use base64::Engine as _;
+    B64.encode(bytes)
+}
 
 /// base64url without padding (RFC 4648 §5), refusing non-canonical last characters: one value, one spelling.
 pub(crate) const B64: base64::engine::GeneralPurpose = base64::engine::general_purpose::URL_SAFE_NO_PAD;

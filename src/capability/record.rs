@@ -10,6 +10,7 @@
 //! binds everything that stands beside the record in the clear: a row that was moved or edited does not open.
 
 use crate::{LookupId, Token, Units};
+use base64::Engine as _;
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use core::fmt;
@@ -247,6 +248,22 @@ impl Keks {
         Keks { first, older }
     }
 
+    /// Reads keys as a key file holds them: one a line, 32 bytes in base64url without padding, the sealing one first. `None` if a line
+    /// is anything else, or there is none.
+    pub fn parse(text: &[u8]) -> Option<Keks> {
+        let parse = |line: &[u8]| {
+            let mut bytes = [0; 32];
+            let read = crate::B64.decode_slice(line, &mut bytes);
+            let kek = matches!(read, Ok(32)).then(|| Kek::new(&mut bytes));
+            bytes.zeroize();
+            kek
+        };
+        let mut lines =
+            text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
+        let first = parse(lines.next()?)?;
+        Some(Keks { first, older: lines.map(parse).collect::<Option<_>>()? })
+    }
+
     /// The key that seals.
     pub fn first(&self) -> &Kek {
         &self.first
@@ -339,6 +356,19 @@ mod tests {
         }
         for len in 0..inner.as_bytes().len() {
             assert!(open(&token, &header, &inner.as_bytes()[..len]).is_err());
+        }
+    }
+
+    #[test]
+    fn keys_are_read_one_a_line() {
+        let line = |byte: u8| crate::B64.encode([byte; 32]);
+        let both = Keks::parse(format!("{}\n\n {}\n", line(1), line(2)).as_bytes()).unwrap();
+        assert_eq!(
+            (both.first.id(), both.older[0].id()),
+            (Kek::new(&mut [1; 32]).id(), Kek::new(&mut [2; 32]).id())
+        );
+        for bad in ["", "\n", "AAAA", &line(1)[1..], &format!("{}\nx", line(1))] {
+            assert!(Keks::parse(bad.as_bytes()).is_none(), "{bad}");
         }
     }
 

@@ -42,8 +42,32 @@ pub(crate) enum Command {
     Membrane(MembraneArgs),
     /// Profiles: capabilities kept in ~/.capability/credentials
     Config(ConfigArgs),
+    /// Make the key that seals records for a gateway without a registry
+    Kek(KekArgs),
+    /// Seal a grant for a gateway without a registry: prints the capability, and the record for its configuration
+    Seal(SealArgs),
     /// Print a completion script for a shell
     Completions { shell: Shell },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KekArgs {
+    /// File to make, readable by you alone; never over one that is there. Without it the key is printed
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SealArgs {
+    /// File that holds the grant: the JSON body of an export with a `uri`, as the Membrane API has it (`-`: standard input)
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    pub(crate) grant: PathBuf,
+    /// Where the capability will be honoured: the gateway's host and port
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub(crate) authority: String,
+    /// File that holds the key that `capi kek` made; or MEMBRANE_KEK
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kek_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -37,6 +37,13 @@ pub(crate) enum Failure {
     /// The service answered with something that is no answer of the Membrane API.
     #[error("{authority} answered {status} {what}")]
     NotTheApi { authority: String, status: u16, what: &'static str },
+    /// A grant that breaks a rule of the export body.
+    #[error("--grant: {reason}")]
+    BadGrant { reason: String },
+    #[error("cannot write {}: {reason}", path.display())]
+    Unwritable { path: PathBuf, reason: String },
+    #[error("the system gives no randomness: {0}")]
+    NoRandomness(String),
     #[error("cannot write the result: {0}")]
     Output(#[from] std::io::Error),
 }
@@ -83,6 +90,9 @@ impl Failure {
             Failure::Network(_) => "network",
             Failure::Refused { .. } => "refused",
             Failure::NotTheApi { .. } => "not-the-api",
+            Failure::BadGrant { .. } => "bad-grant",
+            Failure::Unwritable { .. } => "unwritable",
+            Failure::NoRandomness(_) => "no-randomness",
             Failure::Output(_) => "output",
         }
     }

@@ -13,6 +13,7 @@ mod logging;
 mod output;
 mod profile;
 mod redact;
+mod seal;
 mod secrets;
 mod trust;
 
@@ -57,6 +58,8 @@ fn run(cli: &Cli, redactor: &mut Redactor) -> Result<Printed, Failure> {
             ConfigCommand::Configure(configure) => configure::configure(config, configure, &mut sources),
             ConfigCommand::List(list) => configure::list(config, list),
         },
+        Command::Kek(args) => seal::kek(args),
+        Command::Seal(args) => seal::seal(args, &mut sources),
         Command::Completions { shell } => Ok(output::completions(*shell)),
     }
 }

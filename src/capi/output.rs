@@ -28,6 +28,19 @@ impl Printed {
         stdout.push(b'\n');
         Ok(Printed { stdout, stderr: None })
     }
+
+    /// A secret that was asked for, on a line of its own.
+    pub(crate) fn line(text: &SecretText) -> Printed {
+        let mut stdout = Zeroizing::new(Vec::with_capacity(text.expose().len() + 1));
+        stdout.extend_from_slice(text.expose().as_bytes());
+        stdout.push(b'\n');
+        Printed { stdout, stderr: None }
+    }
+
+    /// Nothing but a remark for a person.
+    pub(crate) fn remark(text: String) -> Printed {
+        Printed { stdout: Zeroizing::default(), stderr: Some(text) }
+    }
 }
 
 /// Prints a result. A result that could not be printed whole is a failure: it may hold the only copy of a capability.

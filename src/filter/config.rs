@@ -1,8 +1,12 @@
 //! The plugin's configuration: strict, so that a misspelt setting is an error at load (Envoy's NACK) and not a default.
 
+use capability::configured::ConfiguredRecord;
 use core::fmt;
 use core::time::Duration;
 use serde::{Deserialize, Deserializer};
+
+/// Most records of a configuration: each is looked at when it is loaded, in every worker.
+const MAX_RECORDS: usize = 10_000;
 
 /// What is done with a request that carries no `authorization` at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
@@ -58,8 +62,12 @@ impl Default for CacheLimits {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// How the registry is asked.
-    pub registry: Registry,
+    /// How the registry is asked; none where only configured records are honoured.
+    pub registry: Option<Registry>,
+    /// Grants of the configuration's own.
+    pub records: Vec<ConfiguredRecord>,
+    /// The environment variable that holds the keys of their outer layer.
+    pub kek_env: String,
     /// How long an answer of the feed is good for: the bound of revocation. 1 s to 24 h.
     #[serde(deserialize_with = "duration")]
     pub staleness: Duration,
@@ -81,7 +89,9 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Config {
         Config {
-            registry: Registry::default(),
+            registry: Some(Registry::default()),
+            records: Vec::new(),
+            kek_env: "MEMBRANE_KEK".into(),
             staleness: Duration::from_secs(60),
             on_missing: OnMissing::Deny,
             max_body: 1_000_000,
@@ -95,7 +105,7 @@ impl Default for Config {
 
 /// Why a configuration was refused; its text names the setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigError(String);
+pub struct ConfigError(pub(crate) String);
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -115,21 +125,31 @@ impl Config {
         // Nothing in here is secret, so that serde may quote what it found.
         let object: serde_json::Map<String, serde_json::Value> =
             serde_json::from_slice(json).map_err(|error| ConfigError(error.to_string()))?;
-        let config: Config =
+        let says_registry = object.contains_key("registry");
+        let mut config: Config =
             serde_json::from_value(object.into()).map_err(|error| ConfigError(error.to_string()))?;
+        if !config.records.is_empty() && !says_registry {
+            config.registry = None;
+        }
         let within = |duration: Duration, from: u64, to: u64| {
             (Duration::from_secs(from)..=Duration::from_secs(to)).contains(&duration)
         };
-        if config.registry.cluster.is_empty() {
-            return error("registry.cluster must name an Envoy cluster");
+        if let Some(registry) = &config.registry {
+            if registry.cluster.is_empty() {
+                return error("registry.cluster must name an Envoy cluster");
+            }
+            if registry.authority.parse::<capability::Authority>().is_err() {
+                return error("registry.authority must be a host name with an optional port");
+            }
+            if !(Duration::from_millis(10)..=Duration::from_secs(60)).contains(&registry.timeout) {
+                return error("registry.timeout must be 10ms to 60s");
+            }
         }
-        if config.registry.authority.parse::<capability::Authority>().is_err() {
-            return error("registry.authority must be a host name with an optional port");
+        if config.records.len() > MAX_RECORDS {
+            return error("records must be at most 10000");
         }
-        if config.registry.timeout < Duration::from_millis(10)
-            || config.registry.timeout > Duration::from_secs(60)
-        {
-            return error("registry.timeout must be 10ms to 60s");
+        if config.kek_env.is_empty() {
+            return error("kek_env must name an environment variable");
         }
         if !within(config.staleness, 1, 86_400) {
             return error("staleness must be 1s to 24h");
@@ -184,10 +204,22 @@ mod tests {
                  "max_body": 5, "pinned_bodies": true, "cache": {"entries": 7, "bytes": 65536}, "shared_data": false, "max_timeout": "5m"}"#,
         )
         .unwrap();
-        assert_eq!(config.registry.timeout, Duration::from_millis(500));
+        assert_eq!(config.registry.unwrap().timeout, Duration::from_millis(500));
         assert_eq!((config.on_missing, config.max_body, config.shared_data), (OnMissing::Pass, 5, false));
         assert!(config.pinned_bodies);
         assert_eq!((config.cache.entries, config.max_timeout), (7, Duration::from_secs(300)));
+    }
+
+    #[test]
+    fn records_stand_for_a_registry_unless_one_is_named() {
+        let record =
+            r#""records": [{"lookup": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "record": "AAAA"}]"#;
+        let parse = |more: &str| Config::parse(format!("{{{record}{more}}}").as_bytes()).unwrap().registry;
+        assert_eq!(parse(""), None);
+        assert_eq!(parse(r#", "registry": null"#), None);
+        assert_eq!(parse(r#", "registry": {}"#), Some(Registry::default()));
+        // The last record may be taken out, too: then nothing is honoured.
+        assert_eq!(Config::parse(br#"{"registry": null, "records": []}"#).unwrap().registry, None);
     }
 
     #[test]
@@ -208,6 +240,12 @@ mod tests {
             (r#"{"registry": {"cluster": ""}}"#, "registry.cluster"),
             (r#"{"registry": {"authority": "a b"}}"#, "registry.authority"),
             (r#"{"max_timeout": "0s"}"#, "max_timeout"),
+            (r#"{"records": [{"lookup": "x", "record": "AA"}]}"#, "base64url"),
+            (
+                r#"{"records": [{"lookup": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "record": "A="}]}"#,
+                "capi seal",
+            ),
+            (r#"{"kek_env": ""}"#, "kek_env"),
             ("[]", "invalid"),
             ("{", "EOF"),
         ] {

@@ -27,6 +27,13 @@ pub struct Proof {
     pub generation: Generation,
 }
 
+impl Proof {
+    /// For what stands in the configuration: nothing can end its life but time.
+    pub fn configured(now: Now, generation: Generation) -> Proof {
+        Proof { as_of: Position::default(), asked: now, generation }
+    }
+}
+
 /// Where an exchange stands.
 #[derive(Debug)]
 pub enum Stage {

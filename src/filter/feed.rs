@@ -44,7 +44,7 @@ impl Now {
 }
 
 /// Which life of the store a position belongs to: new when it was restored or lost something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Epoch([u8; 16]);
 
 impl fmt::Display for Epoch {
@@ -61,7 +61,7 @@ impl<'de> Deserialize<'de> for Epoch {
 }
 
 /// A point in the order of all revocations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 pub struct Position {
     /// Positions of different epochs cannot be compared.
     pub epoch: Epoch,

@@ -13,6 +13,7 @@ use crate::feed::Now;
 use crate::lookup::MAX_ANSWER;
 use crate::outgoing::Outgoing;
 use crate::pairs::{self, Pairs};
+use crate::records::Records;
 use crate::reply::Reply;
 use crate::stats::Counter;
 use crate::worker::{CallId, ContextId, Host, TICK, Worker};
@@ -23,6 +24,7 @@ use hashbrown::HashMap;
 use std::hash::RandomState;
 use std::sync::OnceLock;
 use std::time::{Instant, SystemTime};
+use zeroize::Zeroizing;
 
 /// One VM: a root context for each configuration of the filter that uses it, and the requests of each.
 struct Vm {
@@ -263,8 +265,16 @@ extern "C" fn proxy_on_configure(root: u32, length: usize) -> u32 {
     };
     let version = envoy_version();
     let new_enough = version.map_or(Ok(()), EnvoyVersion::check).map_err(|error| error.to_string());
-    let config = match new_enough.and_then(|()| Config::parse(&json).map_err(|error| error.to_string())) {
-        Ok(config) => config,
+    let configured = new_enough.and_then(|()| {
+        let mut config = Config::parse(&json).map_err(|error| error.to_string())?;
+        // What Envoy's `host_env_keys` names, and nothing else, is in the VM's environment.
+        let keys = std::env::var_os(&config.kek_env).map(|keys| Zeroizing::new(keys.into_encoded_bytes()));
+        let keys = keys.as_ref().map(|keys| keys.as_slice());
+        let records = Records::take(&mut config, keys).map_err(|error| error.to_string())?;
+        Ok((config, records))
+    });
+    let (config, records) = match configured {
+        Ok(configured) => configured,
         Err(error) => {
             abi::log(LogLevel::Critical, &error);
             return 0;
@@ -279,8 +289,10 @@ extern "C" fn proxy_on_configure(root: u32, length: usize) -> u32 {
     VM.with(|vm| match vm.try_borrow_mut() {
         Ok(mut vm) => {
             let worker = match vm.workers.remove(&root) {
-                Some(worker) => worker.reconfigured(&mut Envoy { root, effective: root }, config, watcher),
-                None => Worker::new(config, watcher),
+                Some(worker) => {
+                    worker.reconfigured(&mut Envoy { root, effective: root }, config, records, watcher)
+                }
+                None => Worker::new(config, records, watcher),
             };
             vm.workers.insert(root, worker);
             let version = version

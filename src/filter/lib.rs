@@ -23,6 +23,7 @@ pub mod pairs;
 pub mod passing;
 pub mod payload;
 mod query;
+pub mod records;
 pub mod reply;
 mod requests;
 pub mod slots;

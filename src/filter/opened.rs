@@ -47,6 +47,7 @@ pub struct Opened {
     lookup: LookupId,
     units: Units,
     expires_at: Option<u64>,
+    configured: bool,
 }
 
 /// The record opened, but what stands in it cannot be signed: written by another version.
@@ -68,7 +69,19 @@ impl Opened {
         };
         let body_hash = grant.body.as_ref().map(|body| Sha256::digest(body.expose()).into());
         let own_query = names(grant.target.query.as_deref().unwrap_or_default());
-        Ok(Opened { grant, own_query, body_hash, route, lookup: token.lookup_id(), units, expires_at })
+        let lookup = token.lookup_id();
+        Ok(Opened { grant, own_query, body_hash, route, lookup, units, expires_at, configured: false })
+    }
+
+    /// The same for a grant of the configuration's own, which no registry could revoke.
+    pub fn configured(token: &Token, grant: Grant, expires_at: Option<u64>) -> Result<Opened, NotSignable> {
+        let opened = Opened::new(token, grant, capability::configured::units(), expires_at)?;
+        Ok(Opened { configured: true, ..opened })
+    }
+
+    /// Whether it stands in the configuration: then it lives until it expires or the configuration is another.
+    pub fn is_configured(&self) -> bool {
+        self.configured
     }
 
     /// How it signs bodies, if it does.

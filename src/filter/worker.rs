@@ -17,6 +17,7 @@ use crate::outgoing::{self, Outgoing};
 use crate::pairs::Pairs;
 use crate::passing::Passing;
 use crate::payload::{self, Plan};
+use crate::records::Records;
 use crate::reply::{Outcome, Reply};
 use crate::requests::{Held, Requests};
 use crate::stats::{Counter, Stats};
@@ -25,6 +26,7 @@ use capability::{LookupId, Token};
 use core::time::Duration;
 use hashbrown::HashMap;
 use std::hash::RandomState;
+use std::rc::Rc;
 
 /// A request, as the host numbers it.
 pub type ContextId = u32;
@@ -103,6 +105,7 @@ enum Moved {
 /// See the module.
 pub struct Worker {
     config: Config,
+    records: Records,
     cache: Cache,
     feed: Feed,
     negative: Negative,
@@ -119,9 +122,11 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker that knows nothing yet. `watcher` is random: the registry tells workers apart by it.
-    pub fn new(config: Config, watcher: [u8; 16]) -> Worker {
+    /// A worker that knows nothing yet but the records of its configuration. `watcher` is random: the registry tells workers apart
+    /// by it.
+    pub fn new(config: Config, records: Records, watcher: [u8; 16]) -> Worker {
         Worker {
+            records,
             cache: Cache::new(config.cache),
             feed: Feed::new(config.staleness, watcher),
             negative: Negative::default(),
@@ -256,10 +261,16 @@ impl Worker {
 
     /// A new configuration for requests that are under way: what waits is answered 503, since it was judged by the old one;
     /// what streams goes on.
-    pub fn reconfigured(mut self, host: &mut impl Host, config: Config, watcher: [u8; 16]) -> Worker {
+    pub fn reconfigured(
+        mut self,
+        host: &mut impl Host,
+        config: Config,
+        records: Records,
+        watcher: [u8; 16],
+    ) -> Worker {
         let waiting: Vec<ContextId> = self.requests.iter().map(|(context, _)| context).collect();
         self.answer_all(host, waiting, &Reply::unavailable());
-        let mut worker = Worker::new(config, watcher);
+        let mut worker = Worker::new(config, records, watcher);
         worker.requests = self.requests;
         worker.stats = self.stats;
         worker
@@ -279,6 +290,7 @@ impl Worker {
         let now = host.now();
         if let Poll::Idle { due, pause } = self.poll
             && now.monotonic >= due
+            && self.config.registry.is_some()
         {
             self.ask_feed(host, now, pause);
         }
@@ -288,7 +300,10 @@ impl Worker {
         // Without an answer yet, the age is the worker's own.
         let began = *self.began.get_or_insert(now.monotonic);
         let since = self.feed.leased().map_or(began, |sent| sent.monotonic);
-        let age = now.monotonic.saturating_sub(since).as_secs();
+        let age = match self.config.registry {
+            Some(_) => now.monotonic.saturating_sub(since).as_secs(),
+            None => 0,
+        };
         host.gauges(self.cache.len() as u64, age);
         if !self.body_callback_seen
             && now.monotonic.saturating_sub(self.slow_first_bytes_checked) >= FIRST_BYTE / 15
@@ -366,6 +381,9 @@ impl Worker {
         incoming: Incoming,
         now: Now,
     ) -> Result<Moved, Reply> {
+        if let Some(opened) = self.records.get(incoming.bearer()) {
+            return self.begin_configured(host, context, incoming, opened, now);
+        }
         let lease = self.lease(&now);
         if let Some(proof) = lease
             && let Some(cached) = self.cache.get(incoming.bearer())
@@ -374,7 +392,10 @@ impl Worker {
         }
         let token = Token::parse(incoming.bearer()).map_err(|_| Reply::unauthorized())?;
         let lookup = token.lookup_id();
-        if self.negative.contains(&lookup, now.monotonic) {
+        if let Some(opened) = self.records.open(&token, lookup) {
+            return self.begin_configured(host, context, incoming, opened, now);
+        }
+        if self.config.registry.is_none() || self.negative.contains(&lookup, now.monotonic) {
             return Err(Reply::unauthorized());
         }
         if let Some(proof) = lease
@@ -391,6 +412,18 @@ impl Worker {
     fn lease(&self, now: &Now) -> Option<Proof> {
         let (as_of, asked) = (self.feed.position()?, self.feed.leased()?);
         self.feed.is_current(now).then_some(Proof { as_of, asked, generation: self.feed.generation() })
+    }
+
+    fn begin_configured(
+        &mut self,
+        host: &mut impl Host,
+        context: ContextId,
+        incoming: Incoming,
+        opened: Rc<Opened>,
+        now: Now,
+    ) -> Result<Moved, Reply> {
+        let proof = Proof::configured(now, self.feed.generation());
+        self.begin_cached(host, context, incoming, Cached::Grant(opened), proof, now)
     }
 
     fn begin_cached(
@@ -532,7 +565,8 @@ impl Worker {
         context: ContextId,
         incoming: &Incoming,
     ) -> Result<Moved, Reply> {
-        let outgoing = outgoing::build_control(incoming, &self.config.registry.authority)?;
+        let registry = self.config.registry.as_ref().ok_or_else(Reply::unauthorized)?;
+        let outgoing = outgoing::build_control(incoming, &registry.authority)?;
         if self.send(host, context, &outgoing, false, Outcome::Control) {
             Ok(Moved::Sent(Passing::AsItIs))
         } else {
@@ -542,13 +576,17 @@ impl Worker {
 
     /// For how long a lookup's answer counts by itself, from when it was asked for.
     fn answers_admit_for(&self) -> Duration {
-        self.config.registry.timeout.min(self.feed.staleness())
+        let timeout = self.config.registry.as_ref().map_or(Duration::ZERO, |registry| registry.timeout);
+        timeout.min(self.feed.staleness())
     }
 
     /// Whether a grant is alive at `now`, as far as is known.
     fn judge(&self, opened: &Opened, proof: &Proof, now: &Now) -> Life {
         if opened.is_expired(now.wall.as_secs()) {
             return Life::Dead;
+        }
+        if opened.is_configured() {
+            return Life::Alive;
         }
         let verdict = self.feed.verdict(opened.units(), &proof.as_of, proof.generation);
         // Without a lease what the worker was told just now admits the request that asked, and nothing later: for so long, which

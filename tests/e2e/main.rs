@@ -17,6 +17,7 @@ mod compose;
 mod configuration;
 mod delegation;
 mod documented;
+mod drop_in;
 mod export_fields;
 mod operator;
 mod outage;

@@ -1,6 +1,7 @@
 //! The filter against a simulated Envoy: every way that a request can take.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod configured;
 mod payloads;
 mod simulation;
 

@@ -12,7 +12,7 @@ const MIN_HOLD: Duration = Duration::from_millis(50);
 
 impl Worker {
     pub(super) fn ask_feed(&mut self, host: &mut impl Host, now: Now, pause: Duration) {
-        let registry = &self.config.registry;
+        let Some(registry) = &self.config.registry else { return };
         let timeout = self.feed.hold() + registry.timeout;
         match host.get(&registry.cluster, &registry.authority, &self.feed.path(&now), timeout) {
             Some(call) => {

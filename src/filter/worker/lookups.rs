@@ -86,7 +86,7 @@ impl Worker {
         lookup: LookupId,
         pending: Pending,
     ) -> Result<(), Pending> {
-        let registry = &self.config.registry;
+        let Some(registry) = &self.config.registry else { return Err(pending) };
         let path = format!("/v1/records/{lookup}?{}", self.feed.reader(self.answers_admit_for()));
         match host.get(&registry.cluster, &registry.authority, &path, registry.timeout) {
             Some(call) => {
@@ -122,7 +122,7 @@ impl Worker {
                 &format!("a lookup failed ({status})"),
             );
             // A connection that the registry had just closed is worth one more try; a registry that does not answer is not.
-            let at_once = now.is_within(&pending.asked, self.config.registry.timeout / 2);
+            let at_once = now.is_within(&pending.asked, self.answers_admit_for() / 2);
             if at_once && pending.attempts < MAX_FAILURES {
                 pending.attempts += 1;
                 pending.asked = now;

@@ -8,6 +8,7 @@ use membrane_filter::config::Config;
 use membrane_filter::feed::Now;
 use membrane_filter::outgoing::Outgoing;
 use membrane_filter::pairs::{self, Pairs};
+use membrane_filter::records::Records;
 use membrane_filter::reply::Reply;
 use membrane_filter::stats::Counter;
 use membrane_filter::{Host, Worker};
@@ -170,6 +171,15 @@ pub fn feed_answer(epoch_byte: u8, seq: u64, revoked: &[(u64, u8)]) -> String {
         .to_string()
 }
 
+/// The key of configured records, as it stands in the environment.
+pub const KEK: &str = "CQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQk";
+
+fn configured(config: &str) -> (Config, Records) {
+    let mut config = Config::parse(config.as_bytes()).unwrap();
+    let records = Records::take(&mut config, Some(KEK.as_bytes())).unwrap();
+    (config, records)
+}
+
 /// A worker in a simulated Envoy.
 pub struct Bench {
     pub envoy: Envoy,
@@ -179,7 +189,8 @@ pub struct Bench {
 
 impl Bench {
     pub fn new(config: &str) -> Bench {
-        let worker = Worker::new(Config::parse(config.as_bytes()).unwrap(), [1; 16]);
+        let (config, records) = configured(config);
+        let worker = Worker::new(config, records, [1; 16]);
         Bench { envoy: Envoy::default(), worker, next_context: 100 }
     }
 
@@ -192,8 +203,8 @@ impl Bench {
     }
 
     pub fn reconfigured(mut self, config: &str) -> Bench {
-        let config = Config::parse(config.as_bytes()).unwrap();
-        self.worker = self.worker.reconfigured(&mut self.envoy, config, [2; 16]);
+        let (config, records) = configured(config);
+        self.worker = self.worker.reconfigured(&mut self.envoy, config, records, [2; 16]);
         self
     }
 
