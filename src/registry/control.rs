@@ -125,7 +125,7 @@ impl Control {
                     self.feed.look();
                 }
                 let unconfirmed = match waits {
-                    true => Some(self.fleet.wait(revoked.position, BARRIER_TIMEOUT).await?),
+                    true => Some(self.fleet.wait(revoked.target, revoked.position, BARRIER_TIMEOUT).await?),
                     false => None,
                 };
                 let accepted = StatusCode::ACCEPTED;

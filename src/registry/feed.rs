@@ -135,6 +135,12 @@ impl Feed {
         Ok(self.answer(after))
     }
 
+    /// Whether a reader at `position` stands where this history has been, as far as was read.
+    pub fn holds(&self, position: &Position) -> bool {
+        let head = self.0.seen.borrow().head;
+        head.epoch == position.epoch && position.seq <= head.seq
+    }
+
     fn answer(&self, after: Position) -> Answer {
         let ring = self.0.ring.read().unwrap_or_else(PoisonError::into_inner);
         let head = ring.head;

@@ -5,9 +5,10 @@
 //! as it asks from a position that holds it, or its last question is a lease ago. Only durations of this process's monotonic
 //! clock enter into that.
 //!
-//! A watcher is in the store before it is given an answer. A process that has not heard of it itself (it asked before a restart,
-//! or it asks another replica) presumes that it asked just before the commit, and waits out its lease: a question that arrived
-//! after the commit is answered with the revocation, whoever answers it.
+//! A watcher is in the store, with the longest lease it has asked for, before it is given an answer. A process that has not heard of
+//! it itself presumes that it asked at the last moment: just before this process started, or, where it may ask another replica, just
+//! before the commit; and waits out its lease. A question that arrived after the commit is answered with the revocation, whoever
+//! answers it.
 
 use crate::ports::Clock;
 use crate::store::{Position, Store, StoreError, Watching};
@@ -30,8 +31,19 @@ pub const MAX_WATCHERS: usize = 100_000;
 const BATCH: usize = 4_096;
 /// Beyond a lease, for how long a watcher's row is good: its worker need not be written again for every question.
 const ROW_SLACK: u64 = 60;
-/// Between two looks of a barrier while confirmations pour in: each look goes over all watchers.
-const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// Between two looks of a barrier while confirmations pour in: each look goes over those who were open at the last.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// Most barriers that wait at once, and most for one target. A dead revoke control can be presented again and again; whoever is one
+/// too many is told at once how things stand.
+const MAX_BARRIERS: usize = 64;
+const MAX_BARRIERS_PER_TARGET: usize = 2;
+/// Who may be watching a store that has lost track of them has at least this lease: the default of gateways.
+const PRESUMED_LEASE: Duration = Duration::from_secs(60);
+
+/// A lease as it is waited out: two clocks that differ by a thousandth, and the last scheduling delays, are within it.
+fn with_slack(lease: Duration) -> Duration {
+    lease + lease / 1_000 + Duration::from_millis(100)
+}
 
 /// Why a watcher could not be noted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -44,7 +56,8 @@ struct Watcher {
     until: Instant,
     /// The latest position from which it asked.
     at: Option<Position>,
-    /// Until when its row in the store is good, in seconds since 1970.
+    /// What its row in the store says: the lease, and until when it is good, in seconds since 1970.
+    row_lease: u64,
     row_until: u64,
 }
 
@@ -55,6 +68,8 @@ struct Registration {
 
 struct Shared {
     watchers: Mutex<HashMap<Uid, Watcher>>,
+    /// How many barriers wait, by what was revoked.
+    barriers: Mutex<HashMap<Uid, usize>>,
     /// Counts what may confirm somebody.
     changes: watch::Sender<u64>,
     registrations: mpsc::Sender<Registration>,
@@ -68,38 +83,62 @@ struct Shared {
 pub struct Fleet(Arc<Shared>);
 
 impl Fleet {
-    /// Begins with nobody; writes those who come in a task of the current runtime.
-    pub fn start(store: Arc<dyn Store>, workers: Arc<Workers>, clock: Arc<dyn Clock>) -> Fleet {
+    /// Presumes that whoever stands in the store asked just now, and writes those who come in a task of the current runtime.
+    pub fn start(
+        store: Arc<dyn Store>,
+        workers: Arc<Workers>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Fleet, StoreError> {
         let (registrations, queue) = mpsc::channel(BATCH);
+        let started = Instant::now();
+        // All of them: a wall clock that was set forward meanwhile must not make anybody be forgotten.
+        let stored = store.watchers(0)?;
+        let longest = stored.iter().map(|row| row.lease).max().map_or(Duration::ZERO, Duration::from_secs);
+        let mut watchers: HashMap<Uid, Watcher> =
+            stored.into_iter().map(|row| (row.watcher, presumed(row, started))).collect();
+        if store.has_lost_track() {
+            // A store that was restored has forgotten who asked since.
+            let lease = longest.max(PRESUMED_LEASE).as_secs();
+            let anybody = Watching { watcher: Uid([0; 16]), lease, until: 0 };
+            watchers.insert(anybody.watcher, presumed(anybody, started));
+        }
+        tokio::spawn(write_down(
+            queue,
+            Arc::clone(&store),
+            Arc::clone(&workers),
+            Arc::clone(&clock),
+            started + with_slack(longest),
+        ));
         let shared = Shared {
-            watchers: Mutex::default(),
+            watchers: Mutex::new(watchers),
+            barriers: Mutex::default(),
             changes: watch::Sender::new(0),
             registrations,
-            store: Arc::clone(&store),
-            workers: Arc::clone(&workers),
-            clock: Arc::clone(&clock),
+            store,
+            workers,
+            clock,
         };
-        tokio::spawn(write_down(queue, store, workers, clock));
-        Fleet(Arc::new(shared))
+        Ok(Fleet(Arc::new(shared)))
     }
 
     fn watchers(&self) -> MutexGuard<'_, HashMap<Uid, Watcher>> {
         self.0.watchers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A watcher asks, from `at` if it has a position: it may act on the answer for `lease`. To be called before it is answered.
+    /// A watcher asks, from `at` if it has a position that this history knows: it may act on the answer for `lease`. To be called
+    /// before it is answered.
     pub async fn note(&self, watcher: Uid, lease: Duration, at: Option<Position>) -> Result<(), NotNoted> {
         let now = self.0.clock.now();
-        let row_until = now.saturating_add(lease.as_secs());
-        let known = {
+        let (row_lease, needed) = (lease.as_secs(), now.saturating_add(lease.as_secs()));
+        let written = {
             let mut watchers = self.watchers();
-            let until = Instant::now() + lease;
+            let until = Instant::now() + with_slack(lease);
             match watchers.get_mut(&watcher) {
                 Some(known) => {
                     known.until = known.until.max(until);
-                    // Without a position it holds nothing, and has confirmed nothing.
+                    // Without a position it holds nothing, and has confirmed nothing new.
                     known.at = at.or(known.at);
-                    known.row_until >= row_until
+                    known.row_lease >= row_lease && known.row_until >= needed
                 }
                 None => {
                     if watchers.len() >= MAX_WATCHERS {
@@ -109,50 +148,58 @@ impl Fleet {
                     if watchers.len() >= MAX_WATCHERS {
                         return Err(NotNoted);
                     }
-                    watchers.insert(watcher, Watcher { until, at, row_until: 0 });
+                    watchers.insert(watcher, Watcher { until, at, row_lease: 0, row_until: 0 });
                     false
                 }
             }
         };
         self.0.changes.send_modify(|changes| *changes = changes.wrapping_add(1));
-        if known {
+        if written {
             return Ok(());
         }
-        let until = row_until.saturating_add(ROW_SLACK);
+        let until = needed.saturating_add(ROW_SLACK);
         let (done, written) = oneshot::channel();
-        let watching = Watching { watcher, lease: lease.as_secs(), until };
+        let watching = Watching { watcher, lease: row_lease, until };
         self.0.registrations.send(Registration { watching, done }).await.map_err(|_| NotNoted)?;
         written.await.map_err(|_| NotNoted)?;
         if let Some(known) = self.watchers().get_mut(&watcher) {
-            known.row_until = until;
+            known.row_lease = known.row_lease.max(row_lease);
+            known.row_until = known.row_until.max(until);
         }
         Ok(())
     }
 
-    /// Waits until nobody may act any more as if `position`, which was committed before this call, had not been. Gives how many
-    /// may still, where that took longer than `patience`.
-    pub async fn wait(&self, position: Position, patience: Duration) -> Result<usize, StoreError> {
+    /// Waits until nobody may act any more as if `position`, at which `target` was revoked and which was committed before this call,
+    /// had not been. Gives how many may still: where that took longer than `patience`, or where too many wait already.
+    pub async fn wait(
+        &self,
+        target: Uid,
+        position: Position,
+        patience: Duration,
+    ) -> Result<usize, StoreError> {
         let called = Instant::now();
-        let (store, now) = (Arc::clone(&self.0.store), self.0.clock.now());
+        let store = Arc::clone(&self.0.store);
         let mut changes = self.0.changes.subscribe();
-        let stored = match self.0.workers.run(move || store.watchers(now)).await {
+        let stored = match self.0.workers.run(move || store.watchers(0)).await {
             Ok(stored) => stored?,
             Err(error) => return Err(StoreError::Backend(error.to_string().into())),
         };
         {
             let mut watchers = self.watchers();
-            for Watching { watcher, lease, until } in stored {
-                let presumed =
-                    Watcher { until: called + Duration::from_secs(lease), at: None, row_until: until };
-                watchers.entry(watcher).or_insert(presumed);
+            for row in stored {
+                // It asked another replica, if it is still there.
+                watchers.entry(row.watcher).or_insert_with(|| presumed(row, called));
             }
         }
-        let deadline = called + patience;
+        // Who comes later is answered from what was read later, and so with the revocation.
+        let mut open: Vec<Uid> = self.watchers().keys().copied().collect();
+        let barrier = self.take_place(target);
+        let deadline = if barrier.is_some() { called + patience } else { called };
         loop {
             changes.mark_unchanged();
-            let (unconfirmed, next) = self.unconfirmed(position);
-            if unconfirmed == 0 || Instant::now() >= deadline {
-                return Ok(unconfirmed);
+            let next = self.drop_confirmed(&mut open, position);
+            if open.is_empty() || Instant::now() >= deadline {
+                return Ok(open.len());
             }
             let changed = async {
                 let _ = changes.changed().await;
@@ -162,14 +209,34 @@ impl Fleet {
         }
     }
 
-    /// How many may still act without `position`, and when the first of them may no more.
-    fn unconfirmed(&self, position: Position) -> (usize, Instant) {
+    /// Leaves those who may still act without `position`; gives when the first of them may no more.
+    fn drop_confirmed(&self, open: &mut Vec<Uid>, position: Position) -> Instant {
         let now = Instant::now();
         let confirmed = |at: Position| at.epoch == position.epoch && at.seq >= position.seq;
+        let mut next = now + LONGEST_LEASE;
         let watchers = self.watchers();
-        let open =
-            watchers.values().filter(|watcher| watcher.until > now && !watcher.at.is_some_and(confirmed));
-        open.fold((0, now + LONGEST_LEASE), |(count, first), watcher| (count + 1, first.min(watcher.until)))
+        open.retain(|watcher| {
+            let known = watchers
+                .get(watcher)
+                .filter(|watcher| watcher.until > now && !watcher.at.is_some_and(confirmed));
+            next = known.map_or(next, |watcher| next.min(watcher.until));
+            known.is_some()
+        });
+        next
+    }
+
+    fn take_place(&self, target: Uid) -> Option<Barrier<'_>> {
+        let mut barriers = self.0.barriers.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = barriers.values().sum();
+        let own = barriers.entry(target).or_default();
+        if all >= MAX_BARRIERS || *own >= MAX_BARRIERS_PER_TARGET {
+            if *own == 0 {
+                barriers.remove(&target);
+            }
+            return None;
+        }
+        *own += 1;
+        Some(Barrier { shared: &self.0, target })
     }
 
     /// How many watchers may act on what they were told.
@@ -179,18 +246,45 @@ impl Fleet {
     }
 }
 
+/// A place among the barriers, for as long as one waits.
+struct Barrier<'a> {
+    shared: &'a Shared,
+    target: Uid,
+}
+
+impl Drop for Barrier<'_> {
+    fn drop(&mut self) {
+        let mut barriers = self.shared.barriers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = barriers.get_mut(&self.target) {
+            *own -= 1;
+            if *own == 0 {
+                barriers.remove(&self.target);
+            }
+        }
+    }
+}
+
+/// Somebody of whom only the store knows, as if it had asked at `moment`.
+fn presumed(row: Watching, moment: Instant) -> Watcher {
+    let until = moment + with_slack(Duration::from_secs(row.lease));
+    Watcher { until, at: None, row_lease: row.lease, row_until: row.until }
+}
+
 /// Writes watchers down, as many in one transaction as have come meanwhile; ends when nobody can come any more.
 async fn write_down(
     mut queue: mpsc::Receiver<Registration>,
     store: Arc<dyn Store>,
     workers: Arc<Workers>,
     clock: Arc<dyn Clock>,
+    keep_all_until: Instant,
 ) {
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, BATCH).await > 0 {
-        let (store, now) = (Arc::clone(&store), clock.now());
+        // Until the oldest of before the start is waited out, by this process's own clock, none is forgotten by the wall clock.
+        let forget = if Instant::now() > keep_all_until { clock.now() } else { 0 };
+        let store = Arc::clone(&store);
         let watching: Vec<Watching> = batch.iter().map(|registration| registration.watching).collect();
-        match workers.run(move || store.note_watchers(&watching, now)).await {
+        match workers.run(move || store.note_watchers(&watching, forget)).await {
             // Whoever hung up meanwhile is written down all the same.
             Ok(Ok(())) => batch.drain(..).for_each(|registration| {
                 let _ = registration.done.send(());

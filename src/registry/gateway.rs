@@ -129,10 +129,9 @@ impl Gateway {
                     )
                 };
                 let lookup = lookup.parse().map_err(rule)?;
-                if let Some((watcher, lease)) = reader(&query)? {
-                    // It has no lease of the feed's, and will act on this answer alone.
-                    self.fleet.note(watcher, lease, None).await.map_err(|_| ApiError::Busy)?;
-                }
+                // It may act on this answer by itself, with no lease of the feed's.
+                let (watcher, lease) = reader(&query)?;
+                self.fleet.note(watcher, lease, None).await.map_err(|_| ApiError::Busy)?;
                 self.lookup(lookup).await
             }
             None => self.events(query).await,
@@ -182,11 +181,7 @@ impl Gateway {
         let query = QueryString::parse(query, &["epoch", "after", "hold", "watcher", "lease"])?;
         let hold = query.parsed::<u64>("hold", "must be a whole number of milliseconds")?;
         let hold = hold.map_or(Duration::ZERO, Duration::from_millis);
-        let Some((watcher, lease)) = reader(&query)? else {
-            return Err(ApiError::BadRequest(
-                "watcher and lease: give both, so that revocations can wait".into(),
-            ));
-        };
+        let (watcher, lease) = reader(&query)?;
         let epoch =
             query.parsed::<Uid>("epoch", "must be 16 bytes in base64url")?.map(|bytes| Epoch(bytes.0));
         let after = query.parsed::<u64>("after", "must be a whole number")?;
@@ -195,7 +190,9 @@ impl Gateway {
             (None, None) => None,
             _ => return Err(ApiError::BadRequest("epoch and after: give both or neither".into())),
         };
-        self.fleet.note(watcher, lease, after).await.map_err(|_| ApiError::Busy)?;
+        // A position that this history does not hold confirms nothing: it is about to be told to start over.
+        let known = after.filter(|after| self.feed.holds(after));
+        self.fleet.note(watcher, lease, known).await.map_err(|_| ApiError::Busy)?;
         let slot_key =
             Zeroizing::new(B64.encode(self.registry.keks.first().derive(SLOT_KEY_LABEL).as_slice()));
         let (status, position, events) = match self.feed.ask(after, hold).await.map_err(|_| ApiError::Busy)? {
@@ -208,20 +205,17 @@ impl Gateway {
     }
 }
 
-/// Who asks, and for how long it will act on the answer.
-fn reader(query: &QueryString<'_>) -> Result<Option<(Uid, Duration)>, ApiError> {
+/// Who asks, and for how long it may act on the answer: revocations wait for that.
+fn reader(query: &QueryString<'_>) -> Result<(Uid, Duration), ApiError> {
     let watcher = query.parsed::<Uid>("watcher", "must be 16 bytes in base64url")?;
     let longest = LONGEST_LEASE.as_secs();
     let rule = format!("must be a whole number of seconds, 1 to {longest}");
     let lease = query.parsed::<u64>("lease", &rule)?;
     match (watcher, lease) {
         (Some(watcher), Some(lease)) if (1..=longest).contains(&lease) => {
-            Ok(Some((watcher, Duration::from_secs(lease))))
+            Ok((watcher, Duration::from_secs(lease)))
         }
-        (_, Some(lease)) if !(1..=longest).contains(&lease) => {
-            Err(ApiError::BadRequest(format!("lease: {rule}")))
-        }
-        (None, None) => Ok(None),
-        _ => Err(ApiError::BadRequest("watcher and lease: give both or neither".into())),
+        (Some(_), Some(_)) => Err(ApiError::BadRequest(format!("lease: {rule}"))),
+        _ => Err(ApiError::BadRequest("watcher and lease: give both, so that revocations can wait".into())),
     }
 }

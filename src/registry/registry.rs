@@ -118,6 +118,8 @@ pub struct TenantUris {
 /// What came of a revocation.
 #[derive(Debug, Clone, Copy)]
 pub struct RevokedAt {
+    /// What was revoked.
+    pub target: Uid,
     /// What it ended was alive until now.
     pub now: bool,
     /// A position that holds it.
@@ -370,10 +372,10 @@ impl Registry {
         match self.store.revoke(Some(presented.record.lookup), Unit::Uid(target), self.clock.now())? {
             Revoked::Now(position) => {
                 tracing::info!(unit = %target, seq = position.seq, role = control.role.as_str(), "revoked");
-                Ok(RevokedAt { now: true, position })
+                Ok(RevokedAt { target, now: true, position })
             }
             // At whatever position it was: the head is not before it.
-            Revoked::Already => Ok(RevokedAt { now: false, position: self.store.head()? }),
+            Revoked::Already => Ok(RevokedAt { target, now: false, position: self.store.head()? }),
             Revoked::Dead => Err(ApiError::Unauthorized),
             Revoked::Unknown => Err(tampered("its unit is missing")),
         }

@@ -126,7 +126,7 @@ impl Server {
         let store = Arc::clone(&registry.store);
         let feed = Feed::start(Arc::clone(&store), Arc::clone(&workers), Arc::clone(&metrics))?;
         let clock = Arc::clone(&registry.clock);
-        let fleet = Fleet::start(Arc::clone(&store), Arc::clone(&workers), Arc::clone(&clock));
+        let fleet = Fleet::start(Arc::clone(&store), Arc::clone(&workers), Arc::clone(&clock))?;
         let draining = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&control_tls).follow());

@@ -253,11 +253,15 @@ pub trait Store: Send + Sync + 'static {
     /// or older than what is kept is answered as `None` is.
     fn events(&self, after: Option<Position>) -> Result<Events, StoreError>;
 
-    /// Notes who follows the feed, in place of what was noted of them before; forgets those whose time is over at `now`.
+    /// Notes who follows the feed; of what was noted of them before, the longer lease and the later time stay. Forgets those whose
+    /// time is over at `now`.
     fn note_watchers(&self, watching: &[Watching], now: u64) -> Result<(), StoreError>;
 
     /// Those who follow the feed and are not to be forgotten at `now`.
     fn watchers(&self, now: u64) -> Result<Vec<Watching>, StoreError>;
+
+    /// Whether who follows the feed may be unknown: the store was found restored, or was brought up to date, when it was opened.
+    fn has_lost_track(&self) -> bool;
 
     /// Looks at up to `limit` records after `after` in the order of lookup ids, and removes those that will never be alive
     /// again: expired ones, and dead grants. Dead controls stay, because a repeated revoke must go on being answered.

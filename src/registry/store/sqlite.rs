@@ -45,6 +45,7 @@ pub struct SqliteStore {
     path: PathBuf,
     writer: Mutex<Writer>,
     readers: Mutex<Vec<Connection>>,
+    lost_track: bool,
 }
 
 impl SqliteStore {
@@ -57,11 +58,12 @@ impl SqliteStore {
         connection.pragma_update(None, "synchronous", "FULL")?;
         let mut log = RevocationLog::open(log).map_err(StoreError::Log)?;
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        schema::bring_up_to_date(&tx, fresh)?;
-        reconcile(&tx, &mut log, fresh)?;
+        let older = schema::bring_up_to_date(&tx, fresh)?;
+        let restored = reconcile(&tx, &mut log, fresh)?;
         tx.commit()?;
         let writer = Mutex::new(Writer { connection, log });
-        Ok(SqliteStore { path: path.to_owned(), writer, readers: Mutex::new(Vec::new()) })
+        let lost_track = older || restored;
+        Ok(SqliteStore { path: path.to_owned(), writer, readers: Mutex::new(Vec::new()), lost_track })
     }
 
     fn read<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
@@ -255,7 +257,8 @@ impl Store for SqliteStore {
         self.write(|tx, _| {
             let mut statement = tx.prepare_cached(
                 "INSERT INTO watchers (watcher, lease, until) VALUES (?1, ?2, ?3)
-                 ON CONFLICT (watcher) DO UPDATE SET lease = excluded.lease, until = excluded.until",
+                 ON CONFLICT (watcher) DO UPDATE SET
+                     lease = MAX(lease, excluded.lease), until = MAX(until, excluded.until)",
             )?;
             for Watching { watcher, lease, until } in watching {
                 statement.execute(params![watcher.0, number(*lease), number(*until)])?;
@@ -272,6 +275,10 @@ impl Store for SqliteStore {
                 .map(|row| row?)
                 .collect()
         })
+    }
+
+    fn has_lost_track(&self) -> bool {
+        self.lost_track
     }
 
     fn collect(&self, after: Option<LookupId>, limit: usize, now: u64) -> Result<Collected, StoreError> {
@@ -442,8 +449,8 @@ fn set_head(tx: &Transaction<'_>, position: Position) -> Result<(), StoreError> 
 }
 
 /// Compares the log with the store: its last line with the head, and what it says was revoked with what is. Where they differ, one of them has lost something: all that the log holds is
-/// revoked, what only the store holds is written to the log, and a new epoch begins.
-fn reconcile(tx: &Transaction<'_>, log: &mut RevocationLog, fresh: Epoch) -> Result<(), StoreError> {
+/// revoked, what only the store holds is written to the log, and a new epoch begins. `true`: that was so.
+fn reconcile(tx: &Transaction<'_>, log: &mut RevocationLog, fresh: Epoch) -> Result<bool, StoreError> {
     let before = head(tx)?;
     let last = log.last().map_err(StoreError::Log)?;
     let logged = log.entries().map_err(StoreError::Log)?;
@@ -452,8 +459,9 @@ fn reconcile(tx: &Transaction<'_>, log: &mut RevocationLog, fresh: Epoch) -> Res
     let all_marked =
         unmarked.try_fold(true, |all, marked| marked.map(|marked| all && marked == Some(true)))?;
     if all_marked && last.is_some_and(|entry| entry.position == before) {
-        return Ok(());
+        return Ok(false);
     }
+    let is_new = last.is_none() && before.seq == 0;
     let mut seq = logged.iter().map(|entry| entry.position.seq).fold(before.seq, u64::max);
     let known: std::collections::HashSet<Unit> = logged.iter().filter_map(|entry| entry.unit).collect();
     // A unit that the store does not have is marked as well: a later restore may bring its records back.
@@ -481,5 +489,6 @@ fn reconcile(tx: &Transaction<'_>, log: &mut RevocationLog, fresh: Epoch) -> Res
     // Watchers start over in a new epoch, so that the old one's events have no reader.
     tx.execute("DELETE FROM events", [])?;
     set_head(tx, Position { epoch, seq })?;
-    log.append(&entries).map_err(StoreError::Log)
+    log.append(&entries).map_err(StoreError::Log)?;
+    Ok(!is_new)
 }

@@ -178,7 +178,7 @@ async fn lookups() {
     }
     let dead = world.lookup(&grant).await;
     assert_eq!((dead.status.as_u16(), dead.json), (404, json!({"as_of": as_of})));
-    let unknown = world.ask("/v1/records/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA").await;
+    let unknown = world.ask(&format!("/v1/records/{}?{}", "A".repeat(43), common::WATCHER)).await;
     assert_eq!((unknown.status.as_u16(), unknown.json), (404, json!({"as_of": as_of})));
 }
 
@@ -189,6 +189,8 @@ async fn questions_that_break_a_rule() {
         ("/v1/records/AAAA", 400),
         ("/v1/records/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAB", 400),
         ("/v1/records/", 400),
+        ("/v1/records/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", 400),
+        ("/v1/records/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA?lease=1", 400),
         ("/v1/records/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA?x=1", 400),
         ("/v1/events", 400),
         ("/v1/events?watcher=AQEBAQEBAQEBAQEBAQEBAQ", 400),

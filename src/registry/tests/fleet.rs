@@ -14,6 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
+const TARGET: Uid = Uid([9; 16]);
+
 /// One worker of a gateway, as the registry sees it.
 struct Watcher<'a> {
     world: &'a World,
@@ -128,18 +130,19 @@ async fn who_asked_before_a_restart_is_waited_out() {
         Arc::clone(&world.registry.store),
         Arc::<Workers>::default(),
         Arc::clone(&world.registry.clock),
-    );
+    )
+    .unwrap();
     let head = world.registry.store.head().unwrap();
     let position = Position { seq: head.seq + 1, ..head };
     let begun = Instant::now();
-    let mut wait = Box::pin(restarted.wait(position, Duration::from_secs(30)));
+    let mut wait = Box::pin(restarted.wait(TARGET, position, Duration::from_secs(30)));
     assert!(tokio::time::timeout(Duration::from_millis(300), &mut wait).await.is_err());
     restarted.note(back.name, Duration::from_secs(3_600), Some(position)).await.unwrap();
     assert_eq!(wait.await.unwrap(), 0);
     assert!(begun.elapsed() >= Duration::from_secs(2), "the silent one: {:?}", begun.elapsed());
     // With less patience, it says how many are open.
     let again = Position { seq: head.seq + 2, ..head };
-    assert_eq!(restarted.wait(again, Duration::from_millis(50)).await.unwrap(), 1);
+    assert_eq!(restarted.wait(TARGET, again, Duration::from_millis(50)).await.unwrap(), 1);
 }
 
 #[tokio::test]
@@ -150,7 +153,7 @@ async fn another_epoch_confirms_nothing() {
     let other = Position { epoch: registry::store::Epoch([9; 16]), seq: 1_000 };
     world.fleet.note(name, hour, Some(other)).await.unwrap();
     let short = Duration::from_millis(50);
-    assert_eq!(world.fleet.wait(Position { seq: head.seq + 1, ..head }, short).await.unwrap(), 1);
+    assert_eq!(world.fleet.wait(TARGET, Position { seq: head.seq + 1, ..head }, short).await.unwrap(), 1);
     assert_eq!(world.fleet.watching(), 1);
 }
 
@@ -164,4 +167,92 @@ async fn rows_of_watchers_end() {
     assert_eq!(store.watchers(common::NOW + 11).unwrap(), [row(2, common::NOW + 20)]);
     store.note_watchers(&[row(2, common::NOW + 90)], common::NOW + 11).unwrap();
     assert_eq!(store.watchers(common::NOW).unwrap(), [row(2, common::NOW + 90)]);
+    // The longer lease and the later time stay.
+    let shorter = Watching { lease: 1, ..row(2, common::NOW + 50) };
+    store.note_watchers(&[shorter], common::NOW + 11).unwrap();
+    assert_eq!(store.watchers(common::NOW).unwrap(), [row(2, common::NOW + 90)]);
+}
+
+/// A lookup's short lease never takes the place of a poll's, whichever came first: neither here nor in the store.
+#[tokio::test]
+async fn the_longest_lease_is_waited_out() {
+    let restart = |world: &World| {
+        let workers = Arc::<Workers>::default();
+        Fleet::start(Arc::clone(&world.registry.store), workers, Arc::clone(&world.registry.clock)).unwrap()
+    };
+    let (name, short, long) = (Uid([1; 16]), Duration::from_secs(1), Duration::from_secs(4));
+    for lookup_first in [false, true] {
+        let world = World::new();
+        let head = world.registry.store.head().unwrap();
+        let position = Position { seq: head.seq + 1, ..head };
+        if lookup_first {
+            world.fleet.note(name, short, None).await.unwrap();
+        }
+        world.fleet.note(name, long, Some(head)).await.unwrap();
+        if !lookup_first {
+            world.fleet.note(name, short, None).await.unwrap();
+        }
+        assert_eq!(world.registry.store.watchers(0).unwrap()[0].lease, 4, "lookup first: {lookup_first}");
+        // After a restart a lookup comes before the first poll.
+        let restarted = restart(&world);
+        let begun = Instant::now();
+        restarted.note(name, short, None).await.unwrap();
+        assert_eq!(restarted.wait(TARGET, position, Duration::from_secs(30)).await.unwrap(), 0);
+        assert!(begun.elapsed() >= long, "{:?}", begun.elapsed());
+        // And one of which nothing is heard.
+        let begun = Instant::now();
+        let restarted = restart(&world);
+        assert_eq!(restarted.wait(TARGET, position, Duration::from_secs(30)).await.unwrap(), 0);
+        assert!(begun.elapsed() >= long, "{:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_position_ahead_of_the_history_confirms_nothing() {
+    let world = World::new();
+    let head = world.registry.store.head().unwrap();
+    let epoch = Uid(head.epoch.0);
+    let path = format!("/v1/events?epoch={epoch}&after=100&watcher={}&lease=3600", Uid([1; 16]));
+    assert_eq!(world.ask(&path).await.status, 410);
+    let position = Position { seq: head.seq + 1, ..head };
+    assert_eq!(world.fleet.wait(TARGET, position, Duration::from_millis(50)).await.unwrap(), 1);
+}
+
+/// A restored store may have forgotten who asked since it was copied.
+#[tokio::test]
+async fn a_restored_store_presumes_that_somebody_watches() {
+    let world = World::new();
+    let membrane = world.membrane(&world.tenant("acme").create, "m").await;
+    let copy = tempfile::tempdir().unwrap();
+    world.sql().execute("VACUUM INTO ?1", [copy.path().join("registry.db").to_str().unwrap()]).unwrap();
+    world.revoke(&membrane.revoke).await;
+    std::fs::copy(world.dir.path().join("revocations.log"), copy.path().join("revocations.log")).unwrap();
+    let store = Arc::new(common::open_store(copy.path(), 7));
+    assert!(registry::store::Store::has_lost_track(&*store));
+    let clock = Arc::clone(&world.registry.clock);
+    let restored = Fleet::start(store, Arc::<Workers>::default(), clock).unwrap();
+    assert_eq!(restored.watching(), 1);
+    assert!(!world.registry.store.has_lost_track());
+}
+
+#[tokio::test]
+async fn barriers_are_bounded_and_the_next_is_told_how_things_stand() {
+    let world = World::new();
+    let head = world.registry.store.head().unwrap();
+    let position = Position { seq: head.seq + 1, ..head };
+    world.fleet.note(Uid([1; 16]), Duration::from_secs(3_600), None).await.unwrap();
+    let wait = |target: u8| world.fleet.wait(Uid([target; 16]), position, Duration::from_secs(2));
+    let begun = Instant::now();
+    let (first, second, third, other) = tokio::join!(
+        async { (wait(1).await.unwrap(), begun.elapsed()) },
+        async { (wait(1).await.unwrap(), begun.elapsed()) },
+        async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            (wait(1).await.unwrap(), begun.elapsed())
+        },
+        async { (wait(2).await.unwrap(), begun.elapsed()) },
+    );
+    let patience = Duration::from_secs(2);
+    assert!(first.1 >= patience && second.1 >= patience && other.1 >= patience);
+    assert!(third.0 == 1 && third.1 < patience, "{third:?}");
 }

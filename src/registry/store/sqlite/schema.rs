@@ -46,19 +46,20 @@ CREATE TABLE watchers (watcher BLOB PRIMARY KEY NOT NULL, lease INTEGER NOT NULL
 CREATE INDEX watchers_by_until ON watchers (until);
 ";
 
-/// Makes the tables of a new store. A store of a newer program is refused rather than misread.
-pub(super) fn bring_up_to_date(tx: &Transaction<'_>, fresh: Epoch) -> Result<(), StoreError> {
+/// Makes the tables of a new store. A store of a newer program is refused rather than misread. `true`: it is an older one that did not
+/// note who follows the feed.
+pub(super) fn bring_up_to_date(tx: &Transaction<'_>, fresh: Epoch) -> Result<bool, StoreError> {
     let found: i64 = tx.query_row("SELECT user_version FROM pragma_user_version", [], |row| row.get(0))?;
     if found == 0 {
         tx.execute_batch(FIRST)?;
         tx.execute("INSERT INTO head (only, epoch, seq) VALUES (1, ?1, 0)", params![fresh.0])?;
     }
     match found {
-        VERSION => Ok(()),
+        VERSION => Ok(false),
         0 | 1 => {
             tx.execute_batch(WATCHERS)?;
             tx.pragma_update(None, "user_version", VERSION)?;
-            Ok(())
+            Ok(found == 1)
         }
         _ => Err(StoreError::Newer { found, known: VERSION }),
     }

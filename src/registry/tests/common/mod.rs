@@ -28,6 +28,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use tower::ServiceExt as _;
 
+/// Who asks in tests that are not about that.
+pub const WATCHER: &str = "watcher=AQEBAQEBAQEBAQEBAQEBAQ&lease=1";
+
 pub const NOW: u64 = 1_790_000_000;
 
 pub struct TestClock(pub AtomicU64);
@@ -135,7 +138,8 @@ impl World {
         let (workers, metrics) = (Arc::<Workers>::default(), Arc::<Metrics>::default());
         let feed = Feed::start(store, Arc::clone(&workers), Arc::clone(&metrics)).unwrap();
         let fleet =
-            Fleet::start(Arc::clone(&registry.store), Arc::clone(&workers), Arc::clone(&registry.clock));
+            Fleet::start(Arc::clone(&registry.store), Arc::clone(&workers), Arc::clone(&registry.clock))
+                .unwrap();
         let control = control::router(control::Control {
             registry: Arc::clone(&registry),
             workers: Arc::clone(&workers),
@@ -185,7 +189,7 @@ impl World {
     }
 
     pub async fn lookup(&self, token: &str) -> Reply {
-        self.ask(&format!("/v1/records/{}", lookup(token))).await
+        self.ask(&format!("/v1/records/{}?{WATCHER}", lookup(token))).await
     }
 
     pub async fn is_alive(&self, token: &str) -> bool {
