@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod payloads;
+mod revoked_on_the_way;
 mod simulation;
 
 use membrane_filter::abi_numbers::{DataStatus, HeadersStatus, TrailersStatus};
@@ -664,7 +665,11 @@ fn a_new_configuration_refuses_what_waits_and_lets_go_on_what_streams() {
     let mut bench = bench.reconfigured("");
     assert_eq!(bench.status(waiting), Some(503));
     assert_eq!(bench.body(waiting, b"x", true), DataStatus::StopNoBuffer);
-    assert_eq!(bench.body(streaming, b"x", true), DataStatus::Continue);
+    assert_eq!(bench.body(streaming, b"x", false), DataStatus::Continue);
+    // The new worker knows nothing yet, so that its end is looked up.
+    assert_eq!(bench.body(streaming, b"x", true), DataStatus::StopAndBuffer);
+    bench.answer_lookup(200, &grant_answer(&token(1), LAMBDA, None, 1, 10));
+    assert_eq!((bench.status(streaming), bench.envoy.resumed.last()), (None, Some(&streaming)));
 }
 
 #[test]

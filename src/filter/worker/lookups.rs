@@ -6,9 +6,8 @@ use crate::exchange::{Proof, Stage};
 use crate::feed::{Now, Verdict};
 use crate::lookup::{Answer, Found, Sealed};
 use crate::opened::Opened;
-use crate::passing::Passing;
 use crate::reply::Reply;
-use crate::requests::Held;
+use crate::requests::{Held, Streaming};
 use crate::slots;
 use crate::stats::Counter;
 use crate::warnings::Warning;
@@ -172,6 +171,17 @@ impl Worker {
         let mut first: Option<Rc<Opened>> = None;
         let mut overtaken = Vec::new();
         for context in pending.waiters {
+            if let Some(closing) = self.requests.take_closing(context) {
+                match self.judge(&closing.opened, &proof, &now) {
+                    Life::Alive => self.close(host, context, *closing, proof),
+                    Life::Dead => self.refuse(host, context, Reply::unauthorized(), false),
+                    Life::Unknown => {
+                        self.requests.put(context, Held::Closing(closing));
+                        overtaken.push(context);
+                    }
+                }
+                continue;
+            }
             let Some(mut exchange) = self.requests.take_waiting(context) else { continue };
             let Stage::Resolving { token, .. } = &exchange.stage else {
                 self.requests.put(context, Held::Waiting(exchange));
@@ -236,14 +246,18 @@ impl Worker {
     }
 
     pub(super) fn resume_control(&mut self, host: &mut impl Host, context: ContextId) {
-        let Some(exchange) = self.requests.take_waiting(context) else { return };
+        let Some(exchange) = self.requests.take_waiting(context) else {
+            // What was a grant is none any more.
+            self.answer_all(host, vec![context], &Reply::unauthorized());
+            return;
+        };
         if let Ok(token) = Token::parse(exchange.incoming.bearer()) {
             self.cache.insert(token, Cached::Control);
         }
         match self.forward_control(host, context, &exchange.incoming) {
             Ok(_) => {
                 if !exchange.is_complete() {
-                    self.requests.put(context, Held::Streaming(Passing::AsItIs));
+                    self.requests.put(context, Held::Streaming(Streaming::control()));
                 }
                 if exchange.has_trailers() {
                     host.clear_request_trailers(context);
@@ -260,6 +274,8 @@ impl Worker {
         for context in waiters {
             if let Some(exchange) = self.requests.take_waiting(context) {
                 self.refuse(host, context, reply.clone(), exchange.drains());
+            } else if self.requests.take_closing(context).is_some() {
+                self.refuse(host, context, reply.clone(), false);
             }
         }
     }

@@ -65,22 +65,22 @@ fn cap1_signs_what_is_sent_and_lets_the_body_stream() {
     }
 }
 
-fn s3(scheme: &str, payload: &str) -> String {
+pub(crate) fn s3(scheme: &str, payload: &str) -> String {
     format!(
         r#"{{"uri": "{scheme}://b.s3.amazonaws.com/k", "method": "PUT", "hmac": {{"aws4-hmac-sha256": {{
             "awsAccessKeyId": "A", "region": "us-east-1", "service": "s3", "secretAccessKey": "canary" {payload}}}}}}}"#
     )
 }
 
-const SIGNED: &str = r#", "payload": "signed""#;
-const CRC: (&str, &str) = ("x-amz-trailer", "x-amz-checksum-crc32");
+pub(crate) const SIGNED: &str = r#", "payload": "signed""#;
+pub(crate) const CRC: (&str, &str) = ("x-amz-trailer", "x-amz-checksum-crc32");
 
-fn body() -> Vec<u8> {
+pub(crate) fn body() -> Vec<u8> {
     (0..200_000u32).map(|n| (n % 251) as u8).collect()
 }
 
 /// As an SDK frames it, unsigned, with a trailer.
-fn framed(body: &[u8]) -> Vec<u8> {
+pub(crate) fn framed(body: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     for chunk in body.chunks(70_000) {
         out.extend(format!("{:x}\r\n", chunk.len()).as_bytes());
