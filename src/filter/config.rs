@@ -26,6 +26,10 @@ pub struct Registry {
     /// How long a lookup may take.
     #[serde(deserialize_with = "duration")]
     pub timeout: Duration,
+    /// Most lookups that one worker has under way; past it a request whose capability it does not know is answered 503, so that a
+    /// flood of random tokens does not become one of lookups. All workers' together, and their feeds, must stay below the requests
+    /// that Envoy lets the cluster have (`circuit_breakers`).
+    pub max_lookups: usize,
 }
 
 impl Default for Registry {
@@ -34,6 +38,7 @@ impl Default for Registry {
             cluster: "membrane_registry".into(),
             authority: "membrane.registry".into(),
             timeout: Duration::from_secs(2),
+            max_lookups: 256,
         }
     }
 }
@@ -131,6 +136,9 @@ impl Config {
         {
             return error("registry.timeout must be 10ms to 60s");
         }
+        if !(1..=4_096).contains(&config.registry.max_lookups) {
+            return error("registry.max_lookups must be 1 to 4096");
+        }
         if !within(config.staleness, 1, 86_400) {
             return error("staleness must be 1s to 24h");
         }
@@ -205,6 +213,8 @@ mod tests {
             (r#"{"cache": {"entries": 0}}"#, "cache.entries"),
             (r#"{"cache": {"bytes": 1}}"#, "cache.bytes"),
             (r#"{"registry": {"timeout": "1ms"}}"#, "registry.timeout"),
+            (r#"{"registry": {"max_lookups": 0}}"#, "registry.max_lookups"),
+            (r#"{"registry": {"max_lookups": 4097}}"#, "registry.max_lookups"),
             (r#"{"registry": {"cluster": ""}}"#, "registry.cluster"),
             (r#"{"registry": {"authority": "a b"}}"#, "registry.authority"),
             (r#"{"max_timeout": "0s"}"#, "max_timeout"),

@@ -14,9 +14,6 @@ use crate::warnings::Warning;
 use capability::{LookupId, Token};
 use std::rc::Rc;
 
-/// Most lookups under way. Past it requests are answered 503: a flood of random tokens must not become one of calls.
-/// Well below the requests that Envoy lets one cluster have (`circuit_breakers`), which all workers and their feeds share.
-const MAX_LOOKUPS: usize = 256;
 /// How often a lookup is sent whose answer was overtaken by the feed, or that failed at once.
 const MAX_ATTEMPTS: u8 = 3;
 /// Of these, how often one that failed at once.
@@ -67,7 +64,7 @@ impl Worker {
             pending.waiters.push(context);
             return Ok(());
         }
-        if self.pending.len() >= MAX_LOOKUPS {
+        if self.pending.len() >= self.config.registry.max_lookups {
             return Err(Reply::unavailable());
         }
         self.ask_registry(
@@ -134,6 +131,7 @@ impl Worker {
             }
             return;
         };
+        self.hasten_feed(now);
         match &answer.found {
             None => {
                 self.stats.add(Counter::LookupUnknown, 1);
