@@ -5,6 +5,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Prints `text`, and puts it into the report between its own two markers, `<!-- name -->` and `<!-- /name -->`.
+// Figures are what a bench is for; `cargo test` shows them where they are asked for.
+#[allow(clippy::print_stdout)]
 pub(super) fn write(name: &str, text: &str) {
     // Tests of one run write the same file.
     static ONE: Mutex<()> = Mutex::new(());

@@ -12,8 +12,10 @@ fn revoke(bench: &mut Bench) {
     bench.answer_feed(200, &feed_answer(1, 11, &[(11, 2)]));
 }
 
+type Headers = Vec<(&'static str, String)>;
+
 /// The ways in which a body streams: the grant, the request's headers, the body on the wire.
-fn streams() -> Vec<(&'static str, String, Vec<(&'static str, String)>, Vec<u8>)> {
+fn streams() -> Vec<(&'static str, String, Headers, Vec<u8>)> {
     let wire = framed(&body());
     let length = |wire: &[u8]| ("content-length", wire.len().to_string());
     let unsigned = || {
