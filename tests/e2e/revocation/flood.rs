@@ -20,6 +20,17 @@ impl Source for Random {
     }
 }
 
+struct Malformed;
+
+impl Source for Malformed {
+    fn next(&self, _connection: usize, _turn: usize) -> Option<(usize, Vec<u8>)> {
+        let bearer = "x".repeat(94);
+        let head =
+            format!("GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer CPBLTY1-{bearer}\r\n\r\n");
+        Some((0, head.into_bytes()))
+    }
+}
+
 fn request(seed: &[u8]) -> Vec<u8> {
     use base64::Engine as _;
     let mut bytes = [7; 64];
@@ -78,6 +89,25 @@ fn lookups_are_bounded_by_configuration() {
     assert!((1..=2 * times).contains(&asked), "{asked} lookups of one token by two workers");
 }
 
+/// What stands beside good traffic for a while.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Beside {
+    Nothing,
+    /// As many requests whose bearers are no tokens, so that nothing is looked up: what the mere requests cost.
+    Malformed,
+    Random,
+}
+
+/// Some 1,000 requests a second: what two cores can carry together with those who send them.
+fn flood(fleet: &Fleet, beside: Beside, random: &Arc<Random>) -> Option<Load> {
+    let every = Duration::from_millis(20);
+    match beside {
+        Beside::Nothing => None,
+        Beside::Malformed => Some(Load::start(&fleet.clients(), 20, every, Arc::new(Malformed))),
+        Beside::Random => Some(Load::start(&fleet.clients(), 20, every, Arc::clone(random))),
+    }
+}
+
 #[test]
 fn good_traffic_goes_on_beside_a_flood() {
     let sizes = Sizes::asked();
@@ -85,32 +115,30 @@ fn good_traffic_goes_on_beside_a_flood() {
     let targets = Arc::new(Targets::make(&fleet, "flood", 0));
     let good = Load::start(&fleet.clients(), 8, Duration::from_millis(10), Arc::clone(&targets));
     targets.turn_to(0, 400);
-    let mut windows: Vec<(bool, Instant, Instant)> = Vec::new();
     let random = Arc::new(Random::default());
+    let mut windows: Vec<(Beside, Instant, Instant)> = Vec::new();
     let (mut flooded, mut floods) = (0, Duration::ZERO);
     for _ in 0..sizes.rounds {
-        for is_flood in [false, true, false] {
+        for beside in [Beside::Nothing, Beside::Random, Beside::Malformed, Beside::Nothing] {
             let began = Instant::now();
-            let flood = is_flood.then(|| {
-                // 5,000 a second, where the machine lets them.
-                Load::start(&fleet.clients(), 50, Duration::from_millis(10), Arc::clone(&random))
-            });
+            let flood = flood(&fleet, beside, &random);
             std::thread::sleep(sizes.window);
-            windows.push((is_flood, began, Instant::now()));
-            if let Some(flood) = flood {
-                floods += began.elapsed();
-                let samples = flood.stop();
-                assert!(samples.iter().all(|sample| matches!(sample.status, Some(401 | 503))));
+            windows.push((beside, began, Instant::now()));
+            let took = began.elapsed();
+            let samples = flood.map(Load::stop).unwrap_or_default();
+            assert!(samples.iter().all(|sample| matches!(sample.status, Some(401 | 503))));
+            if beside == Beside::Random {
+                floods += took;
                 flooded += samples.len();
             }
         }
     }
     let samples = good.stop();
     assert!(samples.iter().all(Sample::is_admitted), "good requests all succeed");
-    let p99 = |flooded: bool| {
+    let p99 = |beside: Beside| {
         let mut each: Vec<Duration> = windows
             .iter()
-            .filter(|(is_flood, ..)| *is_flood == flooded)
+            .filter(|(other, ..)| *other == beside)
             .map(|(_, began, ended)| {
                 let within = samples.iter().filter(|s| s.began >= *began && s.ended <= *ended);
                 let mut took: Vec<Duration> = within.map(|sample| sample.ended - sample.began).collect();
@@ -121,13 +149,15 @@ fn good_traffic_goes_on_beside_a_flood() {
         each.sort();
         percentile(&each, 0.5)
     };
-    let (quiet, loud) = (p99(false), p99(true));
+    let [quiet, malformed, loud] = [Beside::Nothing, Beside::Malformed, Beside::Random].map(p99);
     report::write(
         "flood",
         &format!(
-            "Good requests beside {:.0} random tokens a second: p99 {} ms, without them {} ms (medians over {} interleaved rounds).\n",
+            "Good requests (800 a second) beside {:.0} random tokens a second: p99 {} ms; beside as many bearers that are no tokens, for which \
+             nothing is looked up: {} ms; beside nothing: {} ms. Medians over {} interleaved rounds.\n",
             flooded as f64 / floods.as_secs_f64(),
             millis(loud),
+            millis(malformed),
             millis(quiet),
             sizes.rounds,
         ),
