@@ -16,7 +16,7 @@ say = @printf '\033[1m==>\033[0m %s\n'
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  MEMBRANE_PORT=8543 MEMBRANE_RUN=run-8543 make run    a second gateway beside the first"
 
@@ -60,13 +60,20 @@ FUZZ_CASES ?= 100000
 
 # A line for each part; each says how far it is, and ends at the first failure.
 .PHONY: fuzz-long
-fuzz-long: tools ## Long random tests, some five minutes: 100,000 cases for each part (FUZZ_CASES=…)
+fuzz-long: build ## Long random tests, some ten minutes: 100,000 cases for each part (FUZZ_CASES=…), 36 faults
 	$(say) "signatures against botocore and aws-sigv4: $(FUZZ_CASES) random requests each"
 	@MEMBRANE_FUZZ_CASES=$(FUZZ_CASES) cargo test --locked -p signing --test differential
+	$(say) "revocations while parts fail: two Envoys under load, 36 faults"
+	@MEMBRANE_REVOCATION=full cargo test --locked --release -p tests --test e2e revocation::faults -- --nocapture
 
 .PHONY: bench-signing
 bench-signing: ## How fast a signature is, beside the crate aws-sigv4, and that it allocates nothing
 	@cargo bench --locked -p signing --bench sign
+
+.PHONY: bench-revocation
+bench-revocation: build ## How soon 1,000 revocations are everywhere, under load and while parts fail: docs/performance.md
+	@MEMBRANE_REVOCATION=full MEMBRANE_REVOCATION_REPORT=docs/performance.md \
+	    cargo test --locked --release -p tests --test e2e revocation:: -- --nocapture --test-threads=1
 
 .PHONY: lint
 lint: tools

@@ -113,10 +113,26 @@ pub(crate) enum MembraneCommand {
     /// List membranes
     Query(QueryArgs),
     /// Revoke a membrane, and with it everything exported through it
-    Revoke,
+    Revoke(WaitArgs),
     /// Delete the tenant itself: every membrane and every capability of it
     #[command(alias = "deleteself")]
-    DeleteSelf,
+    DeleteSelf(WaitArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Revoke")]
+pub(crate) struct WaitArgs {
+    /// Answer only once no gateway honours it any more, which can take as long as a gateway's staleness bound. Where that takes
+    /// too long the answer tells how many of their workers are `unconfirmed`, and the exit status is 1 [extension]
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+impl MembraneCommand {
+    /// Whether the answer is to come only once it holds everywhere.
+    pub(crate) fn waits(&self) -> bool {
+        matches!(self, MembraneCommand::Revoke(WaitArgs { wait }) | MembraneCommand::DeleteSelf(WaitArgs { wait }) if *wait)
+    }
 }
 
 #[derive(Debug, Args)]

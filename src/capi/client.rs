@@ -14,8 +14,10 @@ use zeroize::Zeroizing;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the service may think. A gateway gives its registry less.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long all of it may take.
-const TOTAL_TIMEOUT: Duration = Duration::from_secs(60);
+/// The same where it waits for all gateways: more than the 90 s for which our Envoy configurations let a control request take.
+const WAITING_TIMEOUT: Duration = Duration::from_secs(100);
+/// How much longer all of it may take.
+const REST_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest answer in bytes. A query for 1,000 membranes with the longest ids is half of it.
 const MAX_ANSWER_BYTES: u64 = 1 << 20;
 
@@ -59,7 +61,7 @@ pub(crate) enum Reason {
     Connect(String),
     #[error("no connection within {} s: check the authority of the capability, and firewalls", CONNECT_TIMEOUT.as_secs())]
     ConnectTimeout,
-    #[error("no answer in time ({} s): whether the request took effect is not known", RESPONSE_TIMEOUT.as_secs())]
+    #[error("no answer in time: whether the request took effect is not known")]
     ResponseTimeout,
     #[error(
         "the proxy of the environment (HTTPS_PROXY, ALL_PROXY) gave no connection: check it, or set NO_PROXY"
@@ -75,7 +77,8 @@ pub(crate) enum Reason {
 pub(crate) fn send(request: &Request, trust: &Trust) -> Result<Answer, NetworkError> {
     let authority = request.capability.authority();
     let fail = |reason: Reason| NetworkError { authority: authority.to_string(), reason };
-    let agent = agent(authority, trust).map_err(fail)?;
+    let patience = if request.waits { WAITING_TIMEOUT } else { RESPONSE_TIMEOUT };
+    let agent = agent(authority, trust, patience).map_err(fail)?;
     let url = format!("https://{authority}/");
     log::info!(
         "{:?} {url} with {} query parameters and a body of {} bytes, capability with lookup id {}",
@@ -106,7 +109,7 @@ pub(crate) fn send(request: &Request, trust: &Trust) -> Result<Answer, NetworkEr
 
 /// One agent an authority: what is trusted for it is trusted for nothing else. Environment proxies are honoured; TLS runs
 /// through them to the authority itself.
-fn agent(authority: &Authority, trust: &Trust) -> Result<ureq::Agent, Reason> {
+fn agent(authority: &Authority, trust: &Trust, patience: Duration) -> Result<ureq::Agent, Reason> {
     let roots = trust.roots(authority)?;
     let roots: Vec<_> = roots.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
     let tls = TlsConfig::builder()
@@ -122,8 +125,8 @@ fn agent(authority: &Authority, trust: &Trust) -> Result<ureq::Agent, Reason> {
         .http_status_as_error(false)
         .timeout_resolve(Some(CONNECT_TIMEOUT))
         .timeout_connect(Some(CONNECT_TIMEOUT))
-        .timeout_recv_response(Some(RESPONSE_TIMEOUT))
-        .timeout_global(Some(TOTAL_TIMEOUT))
+        .timeout_recv_response(Some(patience))
+        .timeout_global(Some(patience + REST_TIMEOUT))
         .user_agent(concat!("capi/", env!("CARGO_PKG_VERSION")))
         .build()
         .new_agent())

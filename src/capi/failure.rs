@@ -34,6 +34,12 @@ pub(crate) enum Failure {
     /// The service answered with an error: its own JSON.
     #[error("{message}")]
     Refused { message: String, body: String },
+    /// It is revoked, and not everywhere yet: the service's own JSON.
+    #[error("revoked, but {0}", match .count {
+        Some(count) => format!("{count} of the gateways' workers have not confirmed it: each may honour it until its staleness bound has passed"),
+        None => "the service does not say that it waited for the gateways".to_owned(),
+    })]
+    Unconfirmed { count: Option<u64>, body: String },
     /// The service answered with something that is no answer of the Membrane API.
     #[error("{authority} answered {status} {what}")]
     NotTheApi { authority: String, status: u16, what: &'static str },
@@ -89,6 +95,7 @@ impl Failure {
             Failure::Trust(_) => "trust",
             Failure::Network(_) => "network",
             Failure::Refused { .. } => "refused",
+            Failure::Unconfirmed { .. } => "unconfirmed",
             Failure::NotTheApi { .. } => "not-the-api",
             Failure::BadGrant { .. } => "bad-grant",
             Failure::Unwritable { .. } => "unwritable",

@@ -24,6 +24,8 @@ pub(crate) struct Request {
     pub(crate) query: Vec<(&'static str, String)>,
     /// JSON, for POST.
     pub(crate) body: Zeroizing<Vec<u8>>,
+    /// The answer may take as long as gateways may honour what they were told.
+    pub(crate) waits: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,9 +77,9 @@ fn role(command: &MembraneCommand) -> (&'static str, Option<Role>) {
     match command {
         MembraneCommand::Create(_) => ("create", Some(Role::Create)),
         MembraneCommand::Query(_) => ("query", Some(Role::Query)),
-        MembraneCommand::DeleteSelf => ("deleteSelf", Some(Role::DeleteSelf)),
+        MembraneCommand::DeleteSelf(_) => ("deleteSelf", Some(Role::DeleteSelf)),
         MembraneCommand::Export(_) => ("export", None),
-        MembraneCommand::Revoke => ("revoke", None),
+        MembraneCommand::Revoke(_) => ("revoke", None),
     }
 }
 
@@ -113,11 +115,12 @@ pub(crate) fn request(
             }
             (Method::Get, pairs, Zeroizing::default())
         }
-        MembraneCommand::Revoke | MembraneCommand::DeleteSelf => {
-            (Method::Delete, Vec::new(), Zeroizing::default())
+        command @ (MembraneCommand::Revoke(_) | MembraneCommand::DeleteSelf(_)) => {
+            let wait = command.waits().then(|| ("wait", "fleet".to_owned()));
+            (Method::Delete, wait.into_iter().collect(), Zeroizing::default())
         }
     };
-    Ok(Request { method, capability, query, body })
+    Ok(Request { method, capability, query, body, waits: args.command.waits() })
 }
 
 fn membrane_id<'a>(flag: &str, id: &'a str) -> Result<&'a str, Failure> {

@@ -74,6 +74,10 @@ fn create_query_revoke_delete_self() {
     for command in ["revoke", "delete-self", "deleteself"] {
         let (request, _) = asked(&[command, "--capability", &mine], &[], "").unwrap();
         assert_eq!((request.method, request.query.len(), request.body.len()), (Method::Delete, 0, 0));
+        assert!(!request.waits);
+        let (request, _) = asked(&[command, "--wait", "--capability", &mine], &[], "").unwrap();
+        assert_eq!(request.query, [("wait", "fleet".to_owned())]);
+        assert!(request.waits);
     }
 }
 

@@ -82,6 +82,14 @@ pub(crate) fn answer(command: &MembraneCommand, answer: Answer, format: Format) 
         let body = String::from_utf8_lossy(&pretty).trim_end().to_owned();
         return Err(Failure::Refused { message, body });
     }
+    if command.waits() {
+        let Accepted { unconfirmed, .. } = serde_json::from_slice(&body)
+            .map_err(|_| not_the_api("with JSON that is not this command's answer"))?;
+        if unconfirmed != Some(0) {
+            let body = String::from_utf8_lossy(&pretty).trim_end().to_owned();
+            return Err(Failure::Unconfirmed { count: unconfirmed, body });
+        }
+    }
     match format {
         Format::Json => Ok(Printed { stdout: pretty, stderr: None }),
         Format::Text => text(command, &body).ok_or_else(|| {
@@ -127,6 +135,8 @@ struct Exported {
 #[derive(Deserialize)]
 struct Accepted {
     message: String,
+    /// With --wait: how many workers of gateways may still honour what was revoked.
+    unconfirmed: Option<u64>,
 }
 
 /// One line a result, columns separated by tabs: create and query: id, export, revoke; export: the capability alone.
@@ -160,8 +170,8 @@ fn text(command: &MembraneCommand, body: &[u8]) -> Option<Printed> {
             let Exported { capability } = serde_json::from_slice(body).ok()?;
             line(&[capability.expose()]);
         }
-        MembraneCommand::Revoke | MembraneCommand::DeleteSelf => {
-            let Accepted { message } = serde_json::from_slice(body).ok()?;
+        MembraneCommand::Revoke(_) | MembraneCommand::DeleteSelf(_) => {
+            let Accepted { message, .. } = serde_json::from_slice(body).ok()?;
             line(&[&message]);
         }
     }
@@ -184,7 +194,7 @@ pub(crate) fn completions(shell: Shell) -> Printed {
 pub(crate) fn failed(failure: &Failure, format: Format, redactor: &Redactor) -> ExitCode {
     let message = printable(&redactor.apply(&failure.to_string()));
     let body = match failure {
-        Failure::Refused { body, .. } => redactor.apply(body),
+        Failure::Refused { body, .. } | Failure::Unconfirmed { body, .. } => redactor.apply(body),
         _ => {
             let mut body = json!({ "error": failure.code(), "message": message });
             if let (Some(object), Failure::NotTheApi { status, .. }) = (body.as_object_mut(), failure) {

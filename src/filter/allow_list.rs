@@ -5,6 +5,7 @@ use crate::opened::Opened;
 use crate::outgoing::Outgoing;
 use crate::payload::Plan;
 use crate::reply::Reply;
+use signing::aws4::Checksum;
 
 /// The longest name of a requester's that a message repeats.
 const MAX_SHOWN_NAME: usize = 64;
@@ -87,16 +88,20 @@ fn fate(name: &[u8], opened: &Opened, plan: &Plan, connection: &[u8]) -> Fate {
     if grant.headers.iter().any(|pinned| pinned.name.as_bytes() == name) {
         return Fate::Drop;
     }
-    if grant.allow_headers.iter().any(|allowed| allowed.as_bytes() == name) {
-        return Fate::Pass;
-    }
     if is_of_framing(name) {
         match plan {
             Plan::Check(_) => return Fate::Pass,
             // The framing is ours then, and so is what describes it.
-            Plan::Resign(_) => return Fate::Drop,
+            Plan::Resign(_) | Plan::Frame(_) => return Fate::Drop,
             _ => {}
         }
+    }
+    if grant.allow_headers.iter().any(|allowed| allowed.as_bytes() == name) {
+        return Fate::Pass;
+    }
+    // A body of the grant's own is described by the grant.
+    if matches!(plan, Plan::Pinned) && (name.starts_with(b"content-") || is_of_checksums(name)) {
+        return Fate::Drop;
     }
     if opened.signing().is_some_and(|signing| signing.is_s3) && is_of_checksums(name) {
         return Fate::Pass;
@@ -119,7 +124,14 @@ fn is_of_framing(name: &[u8]) -> bool {
 /// S3's checksums of the body, or the wish for one in the answer, which its SDKs always send. They can make a request fail and
 /// decide nothing else (AWS, "Checking object integrity in Amazon S3").
 fn is_of_checksums(name: &[u8]) -> bool {
-    name.starts_with(b"x-amz-checksum-") || name == b"x-amz-sdk-checksum-algorithm"
+    Checksum::from_header(name).is_some()
+        || matches!(
+            name,
+            b"x-amz-checksum-algorithm"
+                | b"x-amz-checksum-mode"
+                | b"x-amz-checksum-type"
+                | b"x-amz-sdk-checksum-algorithm"
+        )
 }
 
 /// RFC 9110 §7.6.1: what `Connection` names belongs to one hop.

@@ -30,6 +30,10 @@ pub struct Registry {
     /// How long a lookup may take.
     #[serde(deserialize_with = "duration")]
     pub timeout: Duration,
+    /// Most lookups that one worker has under way; past it a request whose capability it does not know is answered 503, so that a
+    /// flood of random tokens does not become one of lookups. All workers' together, and their feeds, must stay below the requests
+    /// that Envoy lets the cluster have (`circuit_breakers`).
+    pub max_lookups: usize,
 }
 
 impl Default for Registry {
@@ -38,6 +42,7 @@ impl Default for Registry {
             cluster: "membrane_registry".into(),
             authority: "membrane.registry".into(),
             timeout: Duration::from_secs(2),
+            max_lookups: 256,
         }
     }
 }
@@ -144,6 +149,9 @@ impl Config {
             if !(Duration::from_millis(10)..=Duration::from_secs(60)).contains(&registry.timeout) {
                 return error("registry.timeout must be 10ms to 60s");
             }
+            if !(1..=4_096).contains(&registry.max_lookups) {
+                return error("registry.max_lookups must be 1 to 4096");
+            }
         }
         if config.records.len() > MAX_RECORDS {
             return error("records must be at most 10000");
@@ -237,6 +245,8 @@ mod tests {
             (r#"{"cache": {"entries": 0}}"#, "cache.entries"),
             (r#"{"cache": {"bytes": 1}}"#, "cache.bytes"),
             (r#"{"registry": {"timeout": "1ms"}}"#, "registry.timeout"),
+            (r#"{"registry": {"max_lookups": 0}}"#, "registry.max_lookups"),
+            (r#"{"registry": {"max_lookups": 4097}}"#, "registry.max_lookups"),
             (r#"{"registry": {"cluster": ""}}"#, "registry.cluster"),
             (r#"{"registry": {"authority": "a b"}}"#, "registry.authority"),
             (r#"{"max_timeout": "0s"}"#, "max_timeout"),

@@ -143,6 +143,11 @@ impl Exchange {
         self.body.trailers
     }
 
+    /// The body's whole length, where the requester announced it.
+    pub fn announced(&self) -> Option<usize> {
+        self.incoming.content_length.and_then(|length| usize::try_from(length).ok())
+    }
+
     /// Bytes of the body that Envoy holds.
     pub fn held(&self) -> usize {
         self.body.held

@@ -98,6 +98,11 @@ impl Opened {
         Some((self.body_hash?, u64::try_from(body.len()).ok()?))
     }
 
+    /// What it is looked up by.
+    pub fn lookup(&self) -> LookupId {
+        self.lookup
+    }
+
     /// Everything whose revocation kills it: its tenants, its membranes, what it is a re-export of, itself.
     pub fn units(&self) -> impl Iterator<Item = Unit> + '_ {
         self.units.all().chain([Unit::Lookup(self.lookup)])

@@ -51,6 +51,9 @@ pub fn check(incoming: &Incoming, opened: &Opened) -> Result<(), Reply> {
         (Some("HEAD"), _) => {
             Err(Reply::method_not_allowed("this capability answers HEAD alone", Some("HEAD")))
         }
+        (None, b"HEAD") if opened.pinned_body().is_some() => {
+            Err(Reply::method_not_allowed("this capability sends a body, which HEAD has not", None))
+        }
         (Some(_), b"HEAD") => Err(Reply::method_not_allowed(
             "this capability's method is another: HEAD cannot stand for it",
             None,
@@ -227,7 +230,10 @@ impl Outgoing {
         self.set(&b":path"[..], path);
         copy_headers(incoming, opened, body.plan, self)?;
         self.describe_framing(body.plan);
-        if let Some(length) = self.body_length(incoming, body) {
+        // The stage that adds a pinned body sets its length, too: without that stage none is claimed.
+        if !matches!(body.plan, Plan::Pinned)
+            && let Some(length) = self.body_length(incoming, body)
+        {
             self.set(&b"content-length"[..], length.to_string());
         }
         Ok(())

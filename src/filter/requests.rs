@@ -1,19 +1,45 @@
 //! The requests that are not over: which wait, which stream, which were answered.
 
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, Proof};
 use crate::feed::Now;
+use crate::opened::Opened;
 use crate::passing::Passing;
 use crate::reply::Reply;
 use crate::worker::ContextId;
 use hashbrown::HashMap;
 use std::hash::RandomState;
+use std::rc::Rc;
+
+/// A request that is on its way, and its body as far as it is not.
+pub(crate) struct Streaming {
+    /// How the body passes.
+    pub(crate) passing: Passing,
+    /// What lets it pass, and what its life was last judged by; none for a control, which the registry judges.
+    pub(crate) life: Option<(Rc<Opened>, Proof)>,
+    /// How much of the body is still to come, where that was announced.
+    pub(crate) left: Option<usize>,
+}
+
+impl Streaming {
+    /// A control request's body.
+    pub(crate) fn control() -> Streaming {
+        Streaming { passing: Passing::AsItIs, life: None, left: None }
+    }
+
+    /// Whether upstream has all of it, and only the end is to be said.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.left == Some(0) && !self.passing.rewrites()
+    }
+}
 
 /// Where a request stands that is not over.
 pub(crate) enum Held {
     /// Waiting for a record or for its body.
     Waiting(Box<Exchange>),
     /// Signed, its body streaming.
-    Streaming(Passing),
+    Streaming(Streaming),
+    /// The same, but the piece that makes the body whole is held, since whether its capability lives is being looked up.
+    Closing(Box<Closing>),
     /// Without a bearer, let through.
     Passed,
     /// To be answered by us once its body, which is small, has come and been thrown away.
@@ -22,13 +48,23 @@ pub(crate) enum Held {
     Answered,
 }
 
+/// A body whose last piece is held.
+pub(crate) struct Closing {
+    /// Whose life is looked up.
+    pub(crate) opened: Rc<Opened>,
+    /// What still passes when it goes on; none if all has come.
+    pub(crate) passing: Option<Passing>,
+    /// It ended with trailers, which are dropped.
+    pub(crate) trailers: bool,
+}
+
 impl Held {
     /// The same from beginning to end of its stay: what was added is subtracted.
     fn size(&self) -> usize {
         match self {
             Held::Waiting(exchange) => exchange.size(),
-            Held::Streaming(passing) if passing.looks() => passing.size(),
-            Held::Streaming(_) | Held::Passed | Held::Refusing(..) | Held::Answered => 0,
+            Held::Streaming(streaming) if streaming.passing.looks() => streaming.passing.size(),
+            Held::Streaming(_) | Held::Closing(_) | Held::Passed | Held::Refusing(..) | Held::Answered => 0,
         }
     }
 }
@@ -63,13 +99,24 @@ impl Requests {
         self.held.iter().map(|(context, held)| (*context, held))
     }
 
-    /// How the body of a request passes that streams; the request is forgotten unless it is put back.
-    pub(crate) fn end_streaming(&mut self, context: ContextId) -> Option<Passing> {
+    /// A request whose body streams; it is forgotten unless it is put back.
+    pub(crate) fn take_streaming(&mut self, context: ContextId) -> Option<Streaming> {
         if !matches!(self.held.get(&context), Some(Held::Streaming(_))) {
             return None;
         }
         match self.remove(context) {
-            Some(Held::Streaming(passing)) => Some(passing),
+            Some(Held::Streaming(streaming)) => Some(streaming),
+            _ => None,
+        }
+    }
+
+    /// A request whose last piece is held; it is forgotten unless it is put back.
+    pub(crate) fn take_closing(&mut self, context: ContextId) -> Option<Box<Closing>> {
+        if !matches!(self.held.get(&context), Some(Held::Closing(_))) {
+            return None;
+        }
+        match self.remove(context) {
+            Some(Held::Closing(closing)) => Some(closing),
             _ => None,
         }
     }

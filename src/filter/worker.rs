@@ -15,11 +15,10 @@ use crate::lookup::Negative;
 use crate::opened::Opened;
 use crate::outgoing::{self, Outgoing};
 use crate::pairs::Pairs;
-use crate::passing::Passing;
 use crate::payload::{self, Plan};
 use crate::records::Records;
 use crate::reply::{Outcome, Reply};
-use crate::requests::{Held, Requests};
+use crate::requests::{Held, Requests, Streaming};
 use crate::stats::{Counter, Stats};
 use crate::warnings::{Warning, Warnings};
 use capability::{LookupId, Token};
@@ -97,7 +96,7 @@ enum Poll {
 /// What became of a request that was moved on.
 enum Moved {
     Waiting(Box<Exchange>),
-    Sent(Passing),
+    Sent(Streaming),
     /// To be answered so, once the body has come if the second says so.
     Refused(Reply, bool),
 }
@@ -174,9 +173,9 @@ impl Worker {
         }
         let now = host.now();
         match self.begin(host, context, incoming, now) {
-            Ok(Moved::Sent(passing)) => {
+            Ok(Moved::Sent(streaming)) => {
                 if !ended {
-                    self.requests.put(context, Held::Streaming(passing));
+                    self.requests.put(context, Held::Streaming(streaming));
                 }
                 HeadersStatus::Continue
             }
@@ -202,8 +201,11 @@ impl Worker {
             if ended {
                 self.give_refusal(host, context);
             }
-            if let Some(passing) = self.requests.end_streaming(context) {
-                return self.pass(host, context, passing, size, ended);
+            if let Some(streaming) = self.requests.take_streaming(context) {
+                return self.stream(host, context, streaming, size, ended);
+            }
+            if let Some(closing) = self.requests.take_closing(context) {
+                return self.end_closing(host, context, closing, ended);
             }
             return match self.requests.get(context) {
                 Some(Held::Passed) => DataStatus::Continue,
@@ -218,7 +220,7 @@ impl Worker {
                 self.requests.put(context, Held::Waiting(exchange));
                 DataStatus::StopAndBuffer
             }
-            Moved::Sent(passing) => self.pass(host, context, passing, size, ended),
+            Moved::Sent(streaming) => self.pass(host, context, streaming, size, ended),
             Moved::Refused(reply, drains) => {
                 self.refuse(host, context, reply, drains);
                 DataStatus::StopNoBuffer
@@ -230,8 +232,11 @@ impl Worker {
     pub fn on_request_trailers(&mut self, host: &mut impl Host, context: ContextId) -> TrailersStatus {
         let Some(mut exchange) = self.requests.take_waiting(context) else {
             self.give_refusal(host, context);
-            if let Some(passing) = self.requests.end_streaming(context) {
-                return self.end_with_trailers(host, context, passing);
+            if let Some(streaming) = self.requests.take_streaming(context) {
+                return self.end_with_trailers(host, context, streaming);
+            }
+            if let Some(closing) = self.requests.take_closing(context) {
+                return self.end_closing_with_trailers(host, context, closing);
             }
             return match self.requests.get(context) {
                 Some(Held::Passed) => TrailersStatus::Continue,
@@ -260,7 +265,7 @@ impl Worker {
     }
 
     /// A new configuration for requests that are under way: what waits is answered 503, since it was judged by the old one;
-    /// what streams goes on.
+    /// what streams goes on, and is judged by the new worker at its end.
     pub fn reconfigured(
         mut self,
         host: &mut impl Host,
@@ -510,8 +515,13 @@ impl Worker {
                                 }
                                 Ok((outgoing, passing)) => {
                                     let trailers = exchange.has_trailers();
+                                    let streaming = Streaming {
+                                        passing,
+                                        life: Some((Rc::clone(opened), *proof)),
+                                        left: exchange.announced(),
+                                    };
                                     if self.send(host, context, &outgoing, trailers, Outcome::Granted) {
-                                        return Moved::Sent(passing);
+                                        return Moved::Sent(streaming);
                                     }
                                     Reply::bad_request("the request's headers are too large")
                                 }
@@ -568,7 +578,7 @@ impl Worker {
         let registry = self.config.registry.as_ref().ok_or_else(Reply::unauthorized)?;
         let outgoing = outgoing::build_control(incoming, &registry.authority)?;
         if self.send(host, context, &outgoing, false, Outcome::Control) {
-            Ok(Moved::Sent(Passing::AsItIs))
+            Ok(Moved::Sent(Streaming::control()))
         } else {
             Err(Reply::bad_request("the request's headers are too large"))
         }
@@ -608,7 +618,7 @@ impl Worker {
                 self.requests.put(context, Held::Waiting(exchange));
             }
             // What was held does not come again.
-            Moved::Sent(passing) => match self.pass(host, context, passing, held, complete) {
+            Moved::Sent(streaming) => match self.pass(host, context, streaming, held, complete) {
                 DataStatus::Continue => host.resume(context),
                 DataStatus::StopAndBuffer | DataStatus::StopNoBuffer => {}
             },

@@ -199,6 +199,9 @@ fn the_documented_command_lines() {
 
     assert_eq!(capi.json(&["membrane", "revoke", "--capability", &revoke]), accepted());
     assert_eq!(capi.json(&["membrane", "revoke", "--capability", &revoke]), accepted(), "again");
+    let mut waited = accepted();
+    waited["unconfirmed"] = 0.into();
+    assert_eq!(capi.json(&["membrane", "revoke", "--wait", "--capability", &revoke]), waited, "and waiting");
     eventually(401, SOON, || capi.gateway.request(&invoke, "POST", "/").body("{}").send().unwrap());
 }
 

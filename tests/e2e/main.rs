@@ -25,6 +25,7 @@ mod paging;
 mod pinned_bodies;
 mod requesters;
 mod restart;
+mod revocation;
 mod secrets;
 mod services;
 mod signed_as_sent;

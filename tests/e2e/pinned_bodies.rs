@@ -1,8 +1,10 @@
 //! Capabilities that pin a body: it is what is signed and sent, whatever way the request comes.
 
-use crate::{assert_error, assert_signed, membrane, recorded, shared};
+use crate::{assert_error, assert_signed, folder, membrane, options, recorded, shared};
 use harness::gateway::Gateway;
 use harness::http::Response;
+use harness::origin::RECORDER;
+use serde_json::json;
 
 const BODY: &str = "{\"pinned\": \"bödy\"}\n";
 
@@ -74,6 +76,34 @@ fn over_http_2_too() {
         assert_eq!(last_body(gateway, "/pinned-h2/").0, BODY.as_bytes());
     }
     assert_signed(gateway, "/pinned-h2/");
+}
+
+/// Without the stage that puts the body in, or with one that fails, nothing goes anywhere: of a grant that does not sign its body the
+/// upstream would not notice.
+#[test]
+fn without_its_stage_nothing_is_sent() {
+    const STAGE: &str = "function envoy_on_request(request)";
+    for (name, instead) in [
+        ("missing", "function nothing(request)"),
+        ("failing", "function envoy_on_request(request) error('no')"),
+    ] {
+        let gateway = Gateway::start_with(options(folder(&format!("pinned-{name}"))), |yaml| {
+            assert!(yaml.contains(STAGE));
+            Ok(yaml.replace(STAGE, instead))
+        })
+        .unwrap();
+        let membrane = gateway.create_membrane("pinned").unwrap();
+        let cap1 = json!({"cap1-hmac-sha512": {"keyId": "k", "key": "k"}});
+        for (kind, hmac) in [("plain", json!(null)), ("cap1", cap1), ("aws4", gateway.aws4("lambda"))] {
+            let uri = format!("https://{RECORDER}/pinned-{name}/{kind}");
+            let what = json!({"uri": uri, "method": "DELETE", "body": BODY, "hmac": hmac});
+            let capability = gateway.export(&membrane, &what).unwrap();
+            for _ in 0..4 {
+                assert_error(&gateway.request(&capability, "DELETE", "/").send().unwrap(), 404, "route");
+            }
+        }
+        assert!(gateway.origin().requests("/pinned-").is_empty());
+    }
 }
 
 fn chunked(gateway: &Gateway, capability: &str, body: &[u8]) -> Response {

@@ -94,6 +94,21 @@ pub fn start(config: &Path, logs: &Path, admin: u16, options: &Options) -> Outco
     Ok(process)
 }
 
+/// [`start`], and waits until the filter's VMs run: until it answers, as `client` sees it, a request without a bearer.
+pub fn start_with_filter(
+    config: &Path,
+    logs: &Path,
+    admin: u16,
+    options: &Options,
+    client: &Client,
+) -> Outcome<Process> {
+    let mut envoy = start(config, logs, admin, options)?;
+    envoy.wait_until(Duration::from_secs(20), "answering with the filter in place", || {
+        client.request("GET", "/").send().is_ok_and(|answer| answer.status == 401)
+    })?;
+    Ok(envoy)
+}
+
 /// What docker-compose.yaml starts too.
 pub fn command(config: &Path) -> Outcome<Command> {
     let mut command = Command::new(program()?);

@@ -10,13 +10,13 @@ use crate::prepare::{self, Prepared};
 use crate::process::Process;
 use crate::registry;
 use crate::slow_proxy::SlowProxy;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::{Command, Output};
-use std::time::Duration;
 
 pub struct Options {
     /// The run folder; made if it is not there, found again if it is.
@@ -42,6 +42,8 @@ pub struct Gateway {
     pub tenant: Value,
     pub client: Client,
     observed: Option<Observed>,
+    config: PathBuf,
+    workers: Option<u32>,
     trace: bool,
     _lock: File,
 }
@@ -81,13 +83,9 @@ impl Gateway {
             aws: observed.as_ref().map_or(ports.aws.number(), |observed| observed.origin_port.number()),
         };
         let config = prepare::envoy(&dir, &crate::module()?, &upstreams, change)?;
-        let mut envoy =
-            envoy::start(&config, &logs, ports.admin.number(), &envoy::Options { workers, trace })?;
         let client = Client::tls(ports.gateway.number(), &dir.join("ca.pem"))?;
-        // The filter's own answer to a request without a bearer: by then its VMs run.
-        envoy.wait_until(Duration::from_secs(20), "answering with the filter in place", || {
-            client.request("GET", "/").send().is_ok_and(|answer| answer.status == 401)
-        })?;
+        let options = envoy::Options { workers, trace };
+        let envoy = envoy::start_with_filter(&config, &logs, ports.admin.number(), &options, &client)?;
         Ok(Self {
             dir,
             ports,
@@ -95,6 +93,8 @@ impl Gateway {
             tenant,
             client,
             observed,
+            config,
+            workers,
             trace,
             envoy,
             registry: Some(registry),
@@ -130,6 +130,22 @@ impl Gateway {
 
     pub fn start_registry(&mut self) -> Outcome<()> {
         self.registry = Some(registry::serve(&self.dir, &self.logs(), &self.ports, self.trace)?);
+        Ok(())
+    }
+
+    /// Stops the registry where it stands (`SIGSTOP`), or lets it go on (`SIGCONT`).
+    pub fn signal_registry(&self, signal: Signal) {
+        if let Some(registry) = &self.registry {
+            registry.signal(signal);
+        }
+    }
+
+    /// Ends Envoy at once, as a crash would, and starts it again.
+    pub fn restart_envoy(&mut self) -> Outcome<()> {
+        self.envoy.kill();
+        let options = envoy::Options { workers: self.workers, trace: self.trace };
+        let admin = self.ports.admin.number();
+        self.envoy = envoy::start_with_filter(&self.config, &self.logs(), admin, &options, &self.client)?;
         Ok(())
     }
 
@@ -174,6 +190,11 @@ impl Gateway {
         self.request(&membrane.export, "POST", "/").json(what).send()
     }
 
+    /// The registry's control listener itself, for when its way through Envoy is disturbed.
+    pub fn control(&self) -> Outcome<Client> {
+        Client::tls(self.ports.control.number(), &self.dir.join("ca.pem"))
+    }
+
     pub fn revoke(&self, membrane: &Membrane) -> Outcome<Response> {
         self.request(&membrane.revoke, "DELETE", "/").send()?.expect(202, "revoking")
     }
@@ -208,6 +229,14 @@ impl Gateway {
         let stats = Client::plain(self.ports.admin.number()).request("GET", "/stats").send()?.text();
         let line = stats.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
         Ok(line.and_then(|value| value.parse().ok()))
+    }
+
+    /// A sample of the registry's metrics, by its whole name and labels.
+    pub fn registry_metric(&self, sample: &str) -> Outcome<u64> {
+        let metrics = Client::plain(self.ports.metrics.number()).request("GET", "/metrics").send()?.text();
+        let line = metrics.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        line.and_then(|value| value.parse().ok())
+            .ok_or_else(|| Failure::new(format!("the registry has no metric {sample}")))
     }
 
     /// Ends all parts, and tells whether each ended as it should when asked.

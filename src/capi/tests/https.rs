@@ -211,6 +211,30 @@ fn revoke_and_delete_self_delete() {
 }
 
 #[test]
+fn waiting_for_the_fleet_fails_unless_everybody_confirmed() {
+    for (answer, failure) in [
+        (r#"{"statusCode":202,"message":"Accepted","unconfirmed":0}"#, None),
+        (r#"{"statusCode":202,"message":"Accepted","unconfirmed":3}"#, Some("3 of the gateways' workers")),
+        (r#"{"statusCode":202,"message":"Accepted"}"#, Some("does not say that it waited")),
+    ] {
+        let server = Server::start("localhost", response("202 Accepted", answer));
+        let home = Home::trusting(&[&server]);
+        for command in ["revoke", "delete-self"] {
+            let done = home.run(&["membrane", command, "--wait", "--capability", &uri(&server, 7)]);
+            assert_eq!(server.request().line, "DELETE /?wait=fleet HTTP/1.1");
+            match failure {
+                None => assert_eq!(done.json(), serde_json::from_str::<serde_json::Value>(answer).unwrap()),
+                Some(part) => {
+                    let (message, body) = done.failed();
+                    assert!(message.starts_with("revoked, but ") && message.contains(part), "{message}");
+                    assert_eq!(body, serde_json::from_str::<serde_json::Value>(answer).unwrap());
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn profiles_are_configured_listed_and_used() {
     let server = Server::start("localhost", response("200 OK", r#"{"membranes":[],"completed":true}"#));
     let home = Home::trusting(&[&server]);

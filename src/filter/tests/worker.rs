@@ -3,6 +3,7 @@
 
 mod configured;
 mod payloads;
+mod revoked_on_the_way;
 mod simulation;
 
 use membrane_filter::abi_numbers::{DataStatus, HeadersStatus, TrailersStatus};
@@ -537,6 +538,30 @@ fn a_feed_that_fails_is_asked_again_after_growing_pauses() {
 }
 
 #[test]
+fn a_feed_that_failed_is_asked_soon_once_the_registry_answers_anything() {
+    let mut bench = Bench::with_feed("");
+    let asked = |bench: &Bench| bench.envoy.calls.iter().any(|(_, path)| path.starts_with("/v1/events"));
+    for second in 0..70 {
+        bench.envoy.seconds = f64::from(second);
+        bench.worker.on_tick(&mut bench.envoy);
+        if asked(&bench) {
+            bench.answer_feed(503, "");
+        }
+    }
+    // It has failed for longer than the lease, and would now be left alone for two seconds.
+    bench.envoy.seconds += 2.0;
+    bench.worker.on_tick(&mut bench.envoy);
+    bench.answer_feed(503, "");
+    bench.headers(token(1).expose(), &[], true);
+    bench.answer_lookup(200, &grant_answer(&token(1), LAMBDA, None, 1, 10));
+    for (later, expected) in [(0.05, false), (0.1, true)] {
+        bench.envoy.seconds += later;
+        bench.worker.on_tick(&mut bench.envoy);
+        assert_eq!(asked(&bench), expected);
+    }
+}
+
+#[test]
 fn a_feed_that_does_not_hold_back_is_not_asked_without_pause() {
     let mut bench = Bench::with_feed("");
     bench.answer_feed(200, &feed_answer(1, 10, &[]));
@@ -548,15 +573,17 @@ fn a_feed_that_does_not_hold_back_is_not_asked_without_pause() {
 
 #[test]
 fn a_flood_of_random_tokens_is_bounded() {
-    let mut bench = Bench::with_feed("");
-    for n in 0..3_000u32 {
-        let mut bytes = [0; 64];
-        bytes[..4].copy_from_slice(&n.to_le_bytes());
-        bench.headers(capability::Token::mint(bytes).expose(), &[], true);
+    for (config, bound) in [("", 256), (r#"{"registry": {"max_lookups": 7}}"#, 7)] {
+        let mut bench = Bench::with_feed(config);
+        for n in 0..3_000u32 {
+            let mut bytes = [0; 64];
+            bytes[..4].copy_from_slice(&n.to_le_bytes());
+            bench.headers(capability::Token::mint(bytes).expose(), &[], true);
+        }
+        assert_eq!(bench.lookups(), bound);
+        let refused = bench.envoy.replies.values().filter(|(status, _)| *status == 503).count();
+        assert_eq!(refused, 3_000 - bound);
     }
-    assert_eq!(bench.lookups(), 256);
-    let refused = bench.envoy.replies.values().filter(|(status, _)| *status == 503).count();
-    assert_eq!(refused, 3_000 - 256);
 }
 
 #[test]
@@ -665,7 +692,11 @@ fn a_new_configuration_refuses_what_waits_and_lets_go_on_what_streams() {
     let mut bench = bench.reconfigured("");
     assert_eq!(bench.status(waiting), Some(503));
     assert_eq!(bench.body(waiting, b"x", true), DataStatus::StopNoBuffer);
-    assert_eq!(bench.body(streaming, b"x", true), DataStatus::Continue);
+    assert_eq!(bench.body(streaming, b"x", false), DataStatus::Continue);
+    // The new worker knows nothing yet, so that its end is looked up.
+    assert_eq!(bench.body(streaming, b"x", true), DataStatus::StopAndBuffer);
+    bench.answer_lookup(200, &grant_answer(&token(1), LAMBDA, None, 1, 10));
+    assert_eq!((bench.status(streaming), bench.envoy.resumed.last()), (None, Some(&streaming)));
 }
 
 #[test]

@@ -32,6 +32,15 @@ impl Worker {
         self.poll = Poll::Idle { due: now.monotonic + pause, pause: (pause * 2).min(LAST_PAUSE) };
     }
 
+    /// The registry has answered something, so that a feed which failed need not be waited for as long as its failures made it.
+    pub(super) fn hasten_feed(&mut self, now: Now) {
+        if let Poll::Idle { due, .. } = &mut self.poll
+            && !self.feed.is_current(&now)
+        {
+            *due = (*due).min(now.monotonic + FIRST_PAUSE);
+        }
+    }
+
     pub(super) fn on_feed(&mut self, host: &mut impl Host, status: Option<u16>, body: &[u8]) {
         let Poll::Asked { at, pause } = self.poll else { return };
         let now = host.now();

@@ -6,18 +6,14 @@ use crate::exchange::{Proof, Stage};
 use crate::feed::{Now, Verdict};
 use crate::lookup::{Answer, Found, Sealed};
 use crate::opened::Opened;
-use crate::passing::Passing;
 use crate::reply::Reply;
-use crate::requests::Held;
+use crate::requests::{Held, Streaming};
 use crate::slots;
 use crate::stats::Counter;
 use crate::warnings::Warning;
 use capability::{LookupId, Token};
 use std::rc::Rc;
 
-/// Most lookups under way. Past it requests are answered 503: a flood of random tokens must not become one of calls.
-/// Well below the requests that Envoy lets one cluster have (`circuit_breakers`), which all workers and their feeds share.
-const MAX_LOOKUPS: usize = 256;
 /// How often a lookup is sent whose answer was overtaken by the feed, or that failed at once.
 const MAX_ATTEMPTS: u8 = 3;
 /// Of these, how often one that failed at once.
@@ -68,7 +64,8 @@ impl Worker {
             pending.waiters.push(context);
             return Ok(());
         }
-        if self.pending.len() >= MAX_LOOKUPS {
+        let most = self.config.registry.as_ref().map_or(0, |registry| registry.max_lookups);
+        if self.pending.len() >= most {
             return Err(Reply::unavailable());
         }
         self.ask_registry(
@@ -135,6 +132,7 @@ impl Worker {
             }
             return;
         };
+        self.hasten_feed(now);
         match &answer.found {
             None => {
                 self.stats.add(Counter::LookupUnknown, 1);
@@ -172,6 +170,17 @@ impl Worker {
         let mut first: Option<Rc<Opened>> = None;
         let mut overtaken = Vec::new();
         for context in pending.waiters {
+            if let Some(closing) = self.requests.take_closing(context) {
+                match self.judge(&closing.opened, &proof, &now) {
+                    Life::Alive => self.close(host, context, *closing, proof),
+                    Life::Dead => self.refuse(host, context, Reply::unauthorized(), false),
+                    Life::Unknown => {
+                        self.requests.put(context, Held::Closing(closing));
+                        overtaken.push(context);
+                    }
+                }
+                continue;
+            }
             let Some(mut exchange) = self.requests.take_waiting(context) else { continue };
             let Stage::Resolving { token, .. } = &exchange.stage else {
                 self.requests.put(context, Held::Waiting(exchange));
@@ -236,14 +245,18 @@ impl Worker {
     }
 
     pub(super) fn resume_control(&mut self, host: &mut impl Host, context: ContextId) {
-        let Some(exchange) = self.requests.take_waiting(context) else { return };
+        let Some(exchange) = self.requests.take_waiting(context) else {
+            // What was a grant is none any more.
+            self.answer_all(host, vec![context], &Reply::unauthorized());
+            return;
+        };
         if let Ok(token) = Token::parse(exchange.incoming.bearer()) {
             self.cache.insert(token, Cached::Control);
         }
         match self.forward_control(host, context, &exchange.incoming) {
             Ok(_) => {
                 if !exchange.is_complete() {
-                    self.requests.put(context, Held::Streaming(Passing::AsItIs));
+                    self.requests.put(context, Held::Streaming(Streaming::control()));
                 }
                 if exchange.has_trailers() {
                     host.clear_request_trailers(context);
@@ -260,6 +273,8 @@ impl Worker {
         for context in waiters {
             if let Some(exchange) = self.requests.take_waiting(context) {
                 self.refuse(host, context, reply.clone(), exchange.drains());
+            } else if self.requests.take_closing(context).is_some() {
+                self.refuse(host, context, reply.clone(), false);
             }
         }
     }
