@@ -68,6 +68,12 @@ fuzz-long: tools ## Long random tests, some five minutes: 100,000 cases for each
 bench-signing: ## How fast a signature is, beside the crate aws-sigv4, and that it allocates nothing
 	@cargo bench --locked -p signing --bench sign
 
+# `quick`, or flags of tests/bench/main.rs.
+BENCH ?=
+.PHONY: bench
+bench: build ## This filter beside Envoy's own signer, into docs/performance.md, some eight minutes (BENCH=quick: two)
+	@cargo bench --locked -p tests --bench gateway -- $(patsubst quick,--quick,$(BENCH))
+
 .PHONY: lint
 lint: tools
 	$(say) "checking the format"

@@ -55,7 +55,7 @@ fn what_goes_through_is_accepted_and_nothing_that_differs() {
     type Change = fn(&mut Recorded);
     let changes: [(&str, Change); 4] = [
         ("method", |request| request.method = "PUT".into()),
-        ("path", |request| request.target.insert_str(1, "x")),
+        ("path", |request| request.target.insert(1, 'x')),
         ("query", |request| request.target.push('2')),
         ("header", |request| {
             let pinned = request.headers.iter_mut().find(|(name, _)| name == "x-pinned").unwrap();
