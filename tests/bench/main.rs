@@ -14,17 +14,23 @@ mod upload;
 mod usage;
 
 use envoys::{Envoy, SINK_HOST};
+use harness::memory::Memory;
+use harness::uploads::Mode;
 use harness::{Failure, Outcome};
 use load::Requests;
 use report::{Figure, Group, table};
 use rig::Rig;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
-use upload::Mode;
-use usage::{Memory, cpu};
+use usage::cpu;
 
 const USAGE: &str = "flags: --quick (some two minutes, kept nowhere), --rounds N, --seconds S (of each turn), --capabilities N, \
-                     --upload MIB, --only PART (cpu, latency, memory, uploads), --keep (even where it is quick)";
+                     --upload MIB, --only PART (cpu, latency, memory, uploads), --case TEXT (of the cpu part), --beside MODULE (another \
+                     build of the filter, beside this one; any number of times), --keep (even where it is quick)";
+
+/// Before each case, for each Envoy.
+const WARM_UP: Duration = Duration::from_millis(500);
 
 /// How much is measured.
 struct Plan {
@@ -33,17 +39,21 @@ struct Plan {
     capabilities: usize,
     upload: u64,
     only: Option<String>,
+    case: String,
+    beside: Vec<PathBuf>,
     keep: bool,
 }
 
 impl Plan {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Outcome<Self> {
         let mut plan = Self {
-            rounds: 11,
-            turn: Duration::from_secs(1),
+            rounds: 41,
+            turn: Duration::from_millis(250),
             capabilities: 100_000,
             upload: 1024,
             only: None,
+            case: String::new(),
+            beside: Vec::new(),
             keep: true,
         };
         while let Some(flag) = arguments.next() {
@@ -53,8 +63,8 @@ impl Plan {
             };
             match flag.as_str() {
                 "--quick" => {
-                    plan.rounds = 3;
-                    plan.turn = Duration::from_millis(500);
+                    plan.rounds = 7;
+                    plan.turn = Duration::from_millis(200);
                     plan.capabilities = 5_000;
                     plan.upload = 256;
                     plan.keep = false;
@@ -64,6 +74,11 @@ impl Plan {
                 "--capabilities" => plan.capabilities = (number(value()?)? as usize).clamp(2_000, 1_000_000),
                 "--upload" => plan.upload = (number(value()?)? as u64).clamp(1, 65_536),
                 "--only" => (plan.only, plan.keep) = (Some(value()?), false),
+                "--case" => (plan.case, plan.keep) = (value()?, false),
+                "--beside" => {
+                    plan.beside.push(PathBuf::from(value()?).canonicalize()?);
+                    plan.keep = false;
+                }
                 "--keep" => plan.keep = true,
                 // What `cargo bench` adds.
                 "--bench" => {}
@@ -94,7 +109,7 @@ fn say(text: &str) {
 
 fn run(plan: &Plan) -> Outcome<()> {
     say(&format!("making {} capabilities, and starting the Envoys", plan.capabilities));
-    let rig = Rig::start(plan.capabilities)?;
+    let rig = Rig::start(plan.capabilities, &plan.beside)?;
     let mut text = heading(plan)?;
     let mut groups = Vec::new();
     let cold = warm(&rig, plan)?;
@@ -180,13 +195,14 @@ fn turn(envoy: &Envoy, requests: &mut Requests<'_>, time: Duration, at_most: u64
 /// Uses every capability once: each is looked up, and then cached.
 fn warm(rig: &Rig, plan: &Plan) -> Outcome<String> {
     say("cold lookups, each capability once");
-    let every = plan.capabilities / plan.rounds;
     let mut requests = get(&rig.capabilities.lambda);
     let (mut added, mut rates) = (Vec::new(), Vec::new());
     // The first requests of all make connections.
     turn(&rig.plain, &mut get(&rig.capabilities.lambda), plan.turn, u64::MAX)?;
-    for round in 0..plan.rounds {
-        let last = if round + 1 == plan.rounds { plan.capabilities % plan.rounds } else { 0 };
+    let rounds = plan.rounds.min(11);
+    let every = plan.capabilities / rounds;
+    for round in 0..rounds {
+        let last = if round + 1 == rounds { plan.capabilities % rounds } else { 0 };
         let (plain, _) = turn(&rig.plain, &mut get(&rig.capabilities.lambda), plan.turn / 2, u64::MAX)?;
         let (spent, rate) = turn(&rig.membrane, &mut requests, Duration::MAX, (every + last) as u64)?;
         added.push(spent - plain);
@@ -206,7 +222,7 @@ fn warm(rig: &Rig, plan: &Plan) -> Outcome<String> {
 /// One thing that is measured: requests of one kind, through one Envoy after the other.
 struct Case<'a> {
     name: &'static str,
-    variants: Vec<(&'static str, &'a Envoy, Requests<'a>)>,
+    variants: Vec<(String, &'a Envoy, Requests<'a>)>,
 }
 
 fn cases<'a>(rig: &'a Rig) -> Vec<Case<'a>> {
@@ -218,12 +234,17 @@ fn cases<'a>(rig: &'a Rig) -> Vec<Case<'a>> {
     let case =
         |name, method, headers: &str, body: &[u8], ours: &[(&'static str, &'a [String])], unsigned: bool| {
             let requests = |bearers| Requests::new(method, headers, body, bearers);
-            let mut variants =
-                vec![("plain", &rig.plain, requests(one)), ("native", &rig.native, requests(one))];
+            let mut variants = vec![
+                ("plain".to_owned(), &rig.plain, requests(one)),
+                ("native".into(), &rig.native, requests(one)),
+            ];
             if unsigned {
-                variants.push(("native, unsigned payload", &rig.native_unsigned, requests(one)));
+                variants.push(("native, unsigned payload".into(), &rig.native_unsigned, requests(one)));
             }
-            variants.extend(ours.iter().map(|(name, bearers)| (*name, &rig.membrane, requests(*bearers))));
+            variants.extend(
+                ours.iter().map(|(name, bearers)| ((*name).to_owned(), &rig.membrane, requests(*bearers))),
+            );
+            variants.extend(rig.beside.iter().map(|(name, envoy)| (name.clone(), envoy, requests(one))));
             Case { name, variants }
         };
     let few = [("membrane, 1 capability", one), ("membrane, 1,000 by turns", thousand)];
@@ -238,11 +259,15 @@ fn cases<'a>(rig: &'a Rig) -> Vec<Case<'a>> {
 
 fn processor(rig: &Rig, plan: &Plan) -> Outcome<(String, Vec<Group>)> {
     let (mut rows, mut groups) = (Vec::new(), Vec::new());
-    for mut case in cases(rig) {
+    for mut case in cases(rig).into_iter().filter(|case| case.name.contains(&plan.case)) {
         say(case.name);
         let count = case.variants.len();
         let mut spent = vec![Vec::new(); count];
         let mut rates = vec![Vec::new(); count];
+        for (_, envoy, requests) in &mut case.variants {
+            // The engine compiles anew what is used much.
+            turn(envoy, requests, WARM_UP, u64::MAX)?;
+        }
         for round in 0..plan.rounds {
             for step in 0..count {
                 // Another one is first each time.
@@ -263,13 +288,13 @@ fn processor(rig: &Rig, plan: &Plan) -> Outcome<(String, Vec<Group>)> {
             let (added, ratio) = if index == 0 {
                 (String::new(), String::new())
             } else {
-                bars.push((*name, Figure::of(ours.iter().copied())));
+                bars.push((name.clone(), Figure::of(ours.iter().copied())));
                 let ratios = ours.iter().zip(&native).map(|(ours, native)| ours / native);
                 (Figure::of(ours.iter().copied()).text(1), Figure::of(ratios).text(2))
             };
             let (each, rate) =
                 (Figure::of(spent[index].iter().copied()), Figure::of(rates[index].iter().copied()));
-            rows.push(vec![case.name.into(), (*name).into(), rate.text(0), each.text(1), added, ratio]);
+            rows.push(vec![case.name.into(), name.clone(), rate.text(0), each.text(1), added, ratio]);
         }
         groups.push(Group { name: case.name.into(), bars });
     }
@@ -359,7 +384,7 @@ fn memory(rig: &Rig) -> Outcome<String> {
 
 fn uploads(rig: &Rig, plan: &Plan) -> Outcome<String> {
     let size = plan.upload << 20;
-    let rounds = plan.rounds.div_ceil(3);
+    let rounds = plan.rounds.div_ceil(10);
     let all = &rig.capabilities;
     let (plain, membrane) = (Memory::of(rig.plain.process.id()), Memory::of(rig.membrane.process.id()));
     let mut rows = Vec::new();

@@ -45,7 +45,7 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
 /// One group of bars: a case, and each variant's figure.
 pub(crate) struct Group {
     pub(crate) name: String,
-    pub(crate) bars: Vec<(&'static str, Figure)>,
+    pub(crate) bars: Vec<(String, Figure)>,
 }
 
 const COLOURS: [(&str, &str); 3] =

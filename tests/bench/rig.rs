@@ -16,6 +16,8 @@ pub(crate) struct Rig {
     pub(crate) native: Envoy,
     pub(crate) native_unsigned: Envoy,
     pub(crate) membrane: Envoy,
+    /// Other builds of the filter, by their files' names.
+    pub(crate) beside: Vec<(String, Envoy)>,
     _upstream: Envoy,
     _registry: Process,
     _ports: Ports,
@@ -53,7 +55,7 @@ impl Drop for Folder {
 
 impl Rig {
     /// With so many capabilities of Lambda in the registry.
-    pub(crate) fn start(capabilities: usize) -> Outcome<Self> {
+    pub(crate) fn start(capabilities: usize, beside: &[PathBuf]) -> Outcome<Self> {
         let folder = Folder::new()?;
         let ports = Ports::free()?;
         let prepared = prepare::folder(&folder.0, ports.gateway.number())?;
@@ -74,6 +76,13 @@ impl Rig {
         let native = setup(vec![envoys::native(false)], none(), None);
         let unsigned = setup(vec![envoys::native(true)], none(), None);
         let ours = json!([{"name": "x-membrane-route", "string_match": {"exact": "https"}}]);
+        let mut others = Vec::new();
+        for module in beside {
+            let cluster = envoys::registry_cluster(&dir, ports.registry.number());
+            let setup = setup(vec![envoys::membrane(module)], ours.clone(), Some(cluster));
+            let name = module.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            others.push((name.clone(), Envoy::start(&name, &dir, &setup, 1)?));
+        }
         let cluster = envoys::registry_cluster(&dir, ports.registry.number());
         let membrane = setup(vec![envoys::membrane(&harness::module()?)], ours, Some(cluster));
         Ok(Self {
@@ -81,6 +90,7 @@ impl Rig {
             native: Envoy::start("native", &dir, &native, 1)?,
             native_unsigned: Envoy::start("unsigned", &dir, &unsigned, 1)?,
             membrane: Envoy::start("membrane", &dir, &membrane, 1)?,
+            beside: others,
             _upstream: upstream,
             _registry: registry,
             _ports: ports,

@@ -4,6 +4,7 @@ use crate::aws::{Moto, REGION};
 use crate::envoy::{self, Upstreams};
 use crate::failure::{Failure, Outcome};
 use crate::http::{Client, Request, Response};
+use crate::memory::Memory;
 use crate::origin::Origin;
 use crate::ports::{Port, Ports};
 use crate::prepare::{self, Prepared};
@@ -131,6 +132,11 @@ impl Gateway {
     pub fn start_registry(&mut self) -> Outcome<()> {
         self.registry = Some(registry::serve(&self.dir, &self.logs(), &self.ports, self.trace)?);
         Ok(())
+    }
+
+    /// The memory of Envoy.
+    pub fn memory(&self) -> Memory {
+        Memory::of(self.envoy.id())
     }
 
     /// Fails, with its log's end, if a part has ended by itself.

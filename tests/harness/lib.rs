@@ -16,6 +16,7 @@ pub mod envoy;
 pub mod failure;
 pub mod gateway;
 pub mod http;
+pub mod memory;
 pub mod origin;
 mod origin_http2;
 pub mod ports;
@@ -24,6 +25,7 @@ pub mod process;
 pub mod registry;
 pub mod s3;
 pub mod slow_proxy;
+pub mod uploads;
 pub mod upstream;
 pub mod verifier;
 
