@@ -53,6 +53,19 @@ wasm: tools
 	@if cmp -s dist/.membrane.wasm dist/membrane.wasm; then rm dist/.membrane.wasm; else mv dist/.membrane.wasm dist/membrane.wasm; fi
 	@cd dist && { sha256sum membrane.wasm 2>/dev/null || shasum -a 256 membrane.wasm; } > membrane.wasm.sha256
 
+# In folders of their own, one of them a copy of the sources at another path, as on another machine.
+.PHONY: reproducible
+reproducible: wasm ## Build the filter again in another folder, and compare it to the byte
+	@rm -rf $(TARGET_DIR)/reproducible && mkdir -p $(TARGET_DIR)/reproducible/elsewhere
+	@cp -r Makefile Cargo.toml Cargo.lock clippy.toml rust-toolchain.toml src $(TARGET_DIR)/reproducible/elsewhere/
+	@mkdir -p $(TARGET_DIR)/reproducible/elsewhere/tests
+	@cp -r tests/Cargo.toml tests/tools tests/harness tests/e2e tests/bench $(TARGET_DIR)/reproducible/elsewhere/tests/
+	@ln -s "$(CURDIR)/.tools" $(TARGET_DIR)/reproducible/elsewhere/.tools
+	@cd $(TARGET_DIR)/reproducible/elsewhere && CARGO_TARGET_DIR="$$PWD/target" $(MAKE) --no-print-directory wasm
+	@cmp dist/membrane.wasm $(TARGET_DIR)/reproducible/elsewhere/dist/membrane.wasm
+	@rm -rf $(TARGET_DIR)/reproducible
+	$(say) "the same to the byte: $$(cat dist/membrane.wasm.sha256)"
+
 .PHONY: binaries
 binaries: tools
 	$(say) "building membrane-registry, capi and the local gateway"
