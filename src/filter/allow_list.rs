@@ -141,11 +141,11 @@ fn is_named_by_connection(name: &[u8], connection: &[u8]) -> bool {
 }
 
 /// Copies those of the requester's headers that are let through, then the grant's pinned ones.
-pub(crate) fn copy_headers(
-    incoming: &Incoming,
-    opened: &Opened,
+pub(crate) fn copy_headers<'a>(
+    incoming: &'a Incoming,
+    opened: &'a Opened,
     plan: &Plan,
-    out: &mut Outgoing,
+    out: &mut Outgoing<'a>,
 ) -> Result<(), Reply> {
     let connection: Vec<u8> = incoming
         .headers()
@@ -165,9 +165,9 @@ pub(crate) fn copy_headers(
                     return Err(Reply::bad_request(WHICH_PROTOCOL));
                 }
                 protocol_is_said = true;
-                out.set(name.to_vec(), value);
+                out.set(name, value);
             }
-            Fate::Pass => out.set(name.to_vec(), value),
+            Fate::Pass => out.set(name, value),
             Fate::Drop => out.dropped += 1,
             Fate::Refuse => {
                 let shown = name.get(..MAX_SHOWN_NAME).unwrap_or(name);
@@ -184,7 +184,7 @@ pub(crate) fn copy_headers(
     }
     // An export refuses to pin what is the gateway's to set; records may be older than that rule.
     for pinned in opened.grant.headers.iter().filter(|pinned| !is_gateways_own(pinned.name.as_bytes())) {
-        out.set(pinned.name.clone().into_bytes(), pinned.value.expose());
+        out.set(pinned.name.as_bytes(), pinned.value.expose());
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ use crate::records::Records;
 use crate::reply::Reply;
 use crate::stats::Counter;
 use crate::worker::{CallId, ContextId, Host, TICK, Worker};
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use core::ops::Range;
 use core::time::Duration;
 use hashbrown::HashMap;
@@ -27,15 +27,40 @@ use std::time::{Instant, SystemTime};
 use zeroize::Zeroizing;
 
 /// One VM: a root context for each configuration of the filter that uses it, and the requests of each.
+///
+/// Nearly always there is one, so that its requests need no note of whose they are: a request is the first root's unless
+/// `strangers` says otherwise.
 struct Vm {
-    workers: HashMap<u32, Worker, RandomState>,
-    roots: HashMap<ContextId, u32, RandomState>,
+    workers: Vec<(u32, Worker)>,
+    /// The first that ever was. It stays the first when it is gone, and no number is given again: no request can come to another's.
+    first: Option<u32>,
+    strangers: HashMap<ContextId, u32, RandomState>,
+}
+
+impl Vm {
+    fn root_of(&self, context: ContextId) -> Option<u32> {
+        if self.strangers.is_empty() {
+            self.first
+        } else {
+            self.strangers.get(&context).copied().or(self.first)
+        }
+    }
+
+    fn worker(&mut self, root: u32) -> Option<&mut Worker> {
+        self.workers.iter_mut().find(|(other, _)| *other == root).map(|(_, worker)| worker)
+    }
+
+    fn take_worker(&mut self, root: u32) -> Option<Worker> {
+        let place = self.workers.iter().position(|(other, _)| *other == root)?;
+        Some(self.workers.swap_remove(place).1)
+    }
 }
 
 thread_local! {
     static VM: RefCell<Vm> = RefCell::new(Vm {
-        workers: HashMap::with_hasher(RandomState::new()),
-        roots: HashMap::with_hasher(RandomState::new()),
+        workers: Vec::new(),
+        first: None,
+        strangers: HashMap::with_hasher(RandomState::new()),
     });
 }
 
@@ -48,28 +73,31 @@ fn with_worker<T>(
     VM.with(|vm| {
         let mut vm = vm.try_borrow_mut().ok()?;
         let root = root(&vm)?;
-        vm.workers.get_mut(&root).map(|worker| act(worker, root))
+        vm.worker(root).map(|worker| act(worker, root))
     })
 }
 
 fn of_request<T>(context: ContextId, act: impl FnOnce(&mut Worker, &mut Envoy) -> T) -> Option<T> {
-    with_worker(
-        |vm| vm.roots.get(&context).copied(),
-        |worker, root| act(worker, &mut Envoy { root, effective: context }),
-    )
+    with_worker(|vm| vm.root_of(context), |worker, root| act(worker, &mut Envoy::in_callback(root, context)))
 }
 
 fn of_root<T>(root: u32, act: impl FnOnce(&mut Worker, &mut Envoy) -> T) -> Option<T> {
-    with_worker(|_| Some(root), |worker, root| act(worker, &mut Envoy { root, effective: root }))
+    with_worker(|_| Some(root), |worker, root| act(worker, &mut Envoy::in_callback(root, root)))
 }
 
 /// The real host, during one callback.
 struct Envoy {
     root: u32,
     effective: u32,
+    /// The time, once it was asked for: a callback takes no time that matters, and to read a clock is a call of the host.
+    now: Cell<Option<Now>>,
 }
 
 impl Envoy {
+    fn in_callback(root: u32, context: u32) -> Envoy {
+        Envoy { root, effective: context, now: Cell::new(None) }
+    }
+
     /// Makes the following calls act on `context`; `false` if the host has none of that number, whereupon nothing must be done:
     /// it would be done to another.
     fn act_on(&mut self, context: u32) -> bool {
@@ -96,21 +124,37 @@ fn metrics() -> &'static Metrics {
     })
 }
 
+/// How long the wall clock is reckoned from the monotonic one before it is read again: a tick reads it too, so that it is
+/// mostly read there.
+const WALL_CLOCK_GOOD_FOR: Duration = Duration::from_millis(500);
+
 // The adapter is where the clock is read; everything else takes the time as a parameter.
 #[allow(clippy::disallowed_methods)]
-fn read_clocks() -> Now {
+fn read_clocks(both: bool) -> Now {
     static BEGAN: OnceLock<Instant> = OnceLock::new();
-    let began = *BEGAN.get_or_init(Instant::now);
-    Now {
-        wall: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
-        // An hour ahead, so that early times can be reckoned back from.
-        monotonic: began.elapsed() + Duration::from_secs(3_600),
+    thread_local! {
+        static LAST: Cell<Option<Now>> = const { Cell::new(None) };
     }
+    let began = *BEGAN.get_or_init(Instant::now);
+    // An hour ahead, so that early times can be reckoned back from.
+    let monotonic = began.elapsed() + Duration::from_secs(3_600);
+    if let Some(last) = LAST.get().filter(|_| !both) {
+        let since = monotonic.saturating_sub(last.monotonic);
+        if since < WALL_CLOCK_GOOD_FOR {
+            return Now { wall: last.wall + since, monotonic };
+        }
+    }
+    let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let now = Now { wall, monotonic };
+    LAST.set(Some(now));
+    now
 }
 
 impl Host for Envoy {
     fn now(&self) -> Now {
-        read_clocks()
+        let now = self.now.get().unwrap_or_else(|| read_clocks(false));
+        self.now.set(Some(now));
+        now
     }
 
     fn request_headers(&mut self, context: ContextId) -> Option<Pairs> {
@@ -120,7 +164,7 @@ impl Host for Envoy {
         Pairs::parse(abi::header_map(MAP_REQUEST_HEADERS)?)
     }
 
-    fn set_request_headers(&mut self, context: ContextId, outgoing: &Outgoing) -> bool {
+    fn set_request_headers(&mut self, context: ContextId, outgoing: &Outgoing<'_>) -> bool {
         if !self.act_on(context) {
             return false;
         }
@@ -243,7 +287,10 @@ extern "C" fn proxy_on_context_create(context: u32, root: u32) {
     if root != 0 {
         VM.with(|vm| {
             if let Ok(mut vm) = vm.try_borrow_mut() {
-                vm.roots.insert(context, root);
+                let first = *vm.first.get_or_insert(root);
+                if root != first {
+                    vm.strangers.insert(context, root);
+                }
             }
         });
     }
@@ -288,13 +335,13 @@ extern "C" fn proxy_on_configure(root: u32, length: usize) -> u32 {
     abi::set_tick(u32::try_from(TICK.as_millis()).unwrap_or(100));
     VM.with(|vm| match vm.try_borrow_mut() {
         Ok(mut vm) => {
-            let worker = match vm.workers.remove(&root) {
+            let worker = match vm.take_worker(root) {
                 Some(worker) => {
-                    worker.reconfigured(&mut Envoy { root, effective: root }, config, records, watcher)
+                    worker.reconfigured(&mut Envoy::in_callback(root, root), config, records, watcher)
                 }
                 None => Worker::new(config, records, watcher),
             };
-            vm.workers.insert(root, worker);
+            vm.workers.push((root, worker));
             let version = version
                 .map_or_else(|| "an Envoy that does not say its version".to_owned(), |v| v.to_string());
             let ours = env!("CARGO_PKG_VERSION");
@@ -314,7 +361,11 @@ fn envoy_version() -> Option<EnvoyVersion> {
 
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_tick(root: u32) {
-    of_root(root, |worker, envoy| worker.on_tick(envoy));
+    let now = read_clocks(true);
+    of_root(root, |worker, envoy| {
+        envoy.now.set(Some(now));
+        worker.on_tick(envoy);
+    });
 }
 
 #[unsafe(no_mangle)]
@@ -371,8 +422,10 @@ extern "C" fn proxy_on_delete(context: u32) {
     of_request(context, |worker, _| worker.on_delete(context));
     VM.with(|vm| {
         if let Ok(mut vm) = vm.try_borrow_mut() {
-            vm.roots.remove(&context);
-            vm.workers.remove(&context);
+            if !vm.strangers.is_empty() {
+                vm.strangers.remove(&context);
+            }
+            vm.take_worker(context);
         }
     });
 }

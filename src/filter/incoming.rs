@@ -15,6 +15,9 @@ pub const BODY_HEADER: &[u8] = b"x-membrane-body";
 /// The longest `authorization` that can hold a bearer of ours: `Bearer `, some spaces, the token.
 const MAX_AUTHORIZATION: usize = 128;
 
+/// The place of a header that is not there.
+const NONE: usize = usize::MAX;
+
 /// What routes and stages behind us obey; nobody else may say it.
 pub const OURS: [&[u8]; 2] = [ROUTE_HEADER, BODY_HEADER];
 
@@ -38,6 +41,8 @@ pub struct Incoming {
     pairs: Pairs,
     bearer: Range<usize>,
     bearer_index: usize,
+    method_index: usize,
+    path_index: usize,
     /// No body follows the headers.
     pub ended: bool,
     /// The declared length of the body.
@@ -52,6 +57,7 @@ impl Incoming {
         let mut doubled = false;
         let mut upgrade = false;
         let mut method: &[u8] = b"";
+        let (mut method_index, mut path_index) = (NONE, NONE);
         let mut lengths: (usize, &[u8]) = (0, b"");
         for (index, (name, value)) in pairs.iter().enumerate() {
             match name {
@@ -59,7 +65,9 @@ impl Incoming {
                     doubled |= authorization.is_some();
                     authorization = Some((index, value));
                 }
-                b":method" => method = value,
+                // Envoy has one of each, whatever came.
+                b":method" => (method, method_index) = (value, index),
+                b":path" => path_index = index,
                 b"upgrade" | b":protocol" | b"http2-settings" => upgrade = true,
                 b"content-length" => lengths = (lengths.0 + 1, value),
                 ROUTE_HEADER | BODY_HEADER => strip = true,
@@ -88,23 +96,31 @@ impl Incoming {
             },
             _ => return Arrival::Refuse(Reply::bad_request("content-length must stand once")),
         };
-        Arrival::Capability(Incoming { pairs, bearer, bearer_index, ended, content_length })
+        Arrival::Capability(Incoming {
+            pairs,
+            bearer,
+            bearer_index,
+            method_index,
+            path_index,
+            ended,
+            content_length,
+        })
     }
 
     /// The bearer's text, a token unless it is malformed.
     pub fn bearer(&self) -> &[u8] {
-        let value = self.pairs.iter().nth(self.bearer_index).map(|(_, value)| value).unwrap_or_default();
+        let value = self.pairs.get(self.bearer_index).map(|(_, value)| value).unwrap_or_default();
         value.get(self.bearer.clone()).unwrap_or_default()
     }
 
     /// The method as it came.
     pub fn method(&self) -> &[u8] {
-        self.pairs.only(b":method").unwrap_or_default()
+        self.pairs.get(self.method_index).map(|(_, value)| value).unwrap_or_default()
     }
 
     /// The path before the first `?`, and the query after it.
     pub fn path_and_query(&self) -> (&[u8], Option<&[u8]>) {
-        let whole = self.pairs.only(b":path").unwrap_or_default();
+        let whole = self.pairs.get(self.path_index).map(|(_, value)| value).unwrap_or_default();
         match whole.iter().position(|byte| *byte == b'?') {
             Some(at) => (whole.get(..at).unwrap_or_default(), whole.get(at + 1..)),
             None => (whole, None),

@@ -144,7 +144,7 @@ impl Opened {
 /// The structure itself, with its short strings.
 const OWN_SIZE: usize = 1_024;
 /// A signer: HMAC states, and the canonical request that it keeps (`signing`'s `LONGEST_KEPT`). CAP1's takes less.
-const SIGNER_SIZE: usize = 6_144;
+const SIGNER_SIZE: usize = 3_840;
 /// A session token, as long as an export lets it be.
 const MAX_TOKEN_SIZE: usize = 8_192;
 /// A unit's share of two tables.

@@ -8,33 +8,65 @@ use crate::payload::Plan;
 use crate::query;
 use crate::reply::Reply;
 use core::cell::RefCell;
+use core::ops::Range;
 use signing::aws4::{self, Payload};
 use signing::{Timestamp, cap1};
 use std::borrow::Cow;
 use zeroize::Zeroizing;
 
-/// A name, and a value that is wiped when dropped.
-type Header = (Cow<'static, [u8]>, Zeroizing<Vec<u8>>);
+/// A header's value.
+enum Value<'a> {
+    /// Somebody else's: the requester's, or the grant's.
+    Given(&'a [u8]),
+    /// A part of [`Outgoing::made`].
+    Made(Range<usize>),
+}
 
-/// Headers to set, in order, pseudo-headers first. Wiped when dropped where they are secret.
-pub struct Outgoing {
-    headers: Vec<Header>,
+/// Headers to set, in order, pseudo-headers first. What is made for them is wiped when dropped.
+pub struct Outgoing<'a> {
+    headers: Vec<(&'a [u8], Value<'a>)>,
+    made: Zeroizing<Vec<u8>>,
     /// How many of the requester's headers were left out, for a metric.
     pub dropped: u32,
 }
 
-impl Outgoing {
-    fn new() -> Outgoing {
-        Outgoing { headers: Vec::with_capacity(24), dropped: 0 }
+/// What is made for most requests fits, so that it is allocated once: path, authority, signature.
+const USUALLY_MADE: usize = 1_024;
+
+impl<'a> Outgoing<'a> {
+    fn new() -> Outgoing<'a> {
+        let made = Zeroizing::new(Vec::with_capacity(USUALLY_MADE));
+        Outgoing { headers: Vec::with_capacity(32), made, dropped: 0 }
     }
 
-    pub(crate) fn set(&mut self, name: impl Into<Cow<'static, [u8]>>, value: impl Into<Vec<u8>>) {
-        self.headers.push((name.into(), Zeroizing::new(value.into())));
+    /// Sets a header to a value that outlives this.
+    pub(crate) fn set(&mut self, name: &'a [u8], value: &'a [u8]) {
+        self.headers.push((name, Value::Given(value)));
+    }
+
+    /// Sets a header to a copy of `value`.
+    fn make(&mut self, name: &'a [u8], value: &[u8]) {
+        let start = self.made.len();
+        // A vector that grows leaves its old memory behind unwiped; this one does not.
+        if self.made.capacity() - start < value.len() {
+            let mut larger = Zeroizing::new(Vec::with_capacity((start + value.len()) * 2));
+            larger.extend_from_slice(&self.made);
+            self.made = larger;
+        }
+        self.made.extend_from_slice(value);
+        self.headers.push((name, Value::Made(start..self.made.len())));
+    }
+
+    fn value<'b>(&'b self, value: &'b Value<'a>) -> &'b [u8] {
+        match value {
+            Value::Given(value) => value,
+            Value::Made(range) => self.made.get(range.clone()).unwrap_or_default(),
+        }
     }
 
     /// Names and values to set.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> + Clone {
-        self.headers.iter().map(|(name, value)| (name.as_ref(), value.as_slice()))
+        self.headers.iter().map(|(name, value)| (*name, self.value(value)))
     }
 }
 
@@ -64,21 +96,21 @@ pub fn check(incoming: &Incoming, opened: &Opened) -> Result<(), Reply> {
 
 /// Builds and signs the request that leaves, and says how its body follows. `payload` is what is signed of the body; `length` the
 /// body's length where it was held or will be framed by us, else what the requester declared passes.
-pub fn build(
-    incoming: &Incoming,
-    opened: &Opened,
+pub fn build<'a>(
+    incoming: &'a Incoming,
+    opened: &'a Opened,
     plan: &Plan,
     payload: Payload,
     length: Option<u64>,
     now: u64,
     max_timeout_ms: u32,
-) -> Result<(Outgoing, Passing), Reply> {
+) -> Result<(Outgoing<'a>, Passing), Reply> {
     check(incoming, opened)?;
     let grant = &opened.grant;
     let mut out = Outgoing::new();
-    let method: &[u8] = grant.method.map_or(incoming.method(), str::as_bytes);
-    out.set(&b":method"[..], method);
-    out.set(&b":scheme"[..], grant.target.scheme.as_str());
+    let method: &'a [u8] = grant.method.map_or(incoming.method(), str::as_bytes);
+    out.set(b":method", method);
+    out.set(b":scheme", grant.target.scheme.as_str().as_bytes());
 
     let requested = query::requesters(incoming, opened)?;
     let body = Body { plan, length };
@@ -89,7 +121,7 @@ pub fn build(
                 None => Cow::Borrowed(target.as_ref()),
                 Some(query) => Cow::Owned(target.with_query(&query::decoded(opened, query)?)),
             };
-            out.rebuild(incoming, opened, &body, target.authority(), target.path_and_query())?;
+            out.rebuild(incoming, opened, &body, target.authority(), target.path_and_query().as_bytes())?;
             sign_aws4(opened, signer, &target, method, payload, now, &mut out)?;
             passing = pass(plan, signer)?;
         }
@@ -102,19 +134,19 @@ pub fn build(
                         .map_err(|error| cannot_sign(&error))?,
                 ),
             };
-            out.rebuild(incoming, opened, &body, target.authority(), target.path_and_query())?;
+            out.rebuild(incoming, opened, &body, target.authority(), target.path_and_query().as_bytes())?;
             sign_cap1(signer, &target, method, now, &mut out)?;
         }
         Route::Plain => {
             let path = plain_path(opened, requested)?;
-            out.rebuild(incoming, opened, &body, grant.target.authority.as_str(), path)?;
+            out.rebuild(incoming, opened, &body, grant.target.authority.as_str(), &path)?;
         }
     }
     if let Some(body) = grant.body.as_ref().filter(|_| matches!(plan, Plan::Pinned)) {
-        out.set(BODY_HEADER, hex::encode(body.expose()));
+        out.make(BODY_HEADER, hex::encode(body.expose()).as_bytes());
     }
     if let Some(timeout) = grant.timeout_ms.filter(|timeout| *timeout <= max_timeout_ms) {
-        out.set(&b"x-envoy-upstream-rq-timeout-ms"[..], timeout.to_string());
+        out.make(b"x-envoy-upstream-rq-timeout-ms", timeout.to_string().as_bytes());
     }
     set_routing(&mut out, grant.target.scheme.as_str());
     Ok((out, passing))
@@ -137,21 +169,21 @@ fn pass(plan: &Plan, signer: &RefCell<aws4::Signer>) -> Result<Passing, Reply> {
 /// What Envoy's route table looks at. It chooses no route for a request without `x-forwarded-proto`, which the connection
 /// manager had set and which rebuilding the headers took off (Envoy, `source/common/router/config_impl.cc`,
 /// `VirtualHostImpl::getRouteFromEntries`); with `http` a virtual host that asks for TLS would redirect. Routes remove both.
-fn set_routing(out: &mut Outgoing, route: &'static str) {
-    out.set(&b"x-forwarded-proto"[..], "https");
-    out.set(ROUTE_HEADER, route);
+fn set_routing(out: &mut Outgoing<'_>, route: &'static str) {
+    out.set(b"x-forwarded-proto", b"https");
+    out.set(ROUTE_HEADER, route.as_bytes());
 }
 
 /// The control request that is forwarded: path and headers rebuilt, the bearer kept. The registry decides everything else.
-pub fn build_control(incoming: &Incoming, authority: &str) -> Result<Outgoing, Reply> {
+pub fn build_control<'a>(incoming: &'a Incoming, authority: &str) -> Result<Outgoing<'a>, Reply> {
     let (path, query) = incoming.path_and_query();
     if path != b"/" {
         return Err(Reply::not_found());
     }
     let mut out = Outgoing::new();
-    out.set(&b":method"[..], incoming.method());
-    out.set(&b":scheme"[..], "https");
-    out.set(&b":authority"[..], authority);
+    out.set(b":method", incoming.method());
+    out.set(b":scheme", b"https");
+    out.make(b":authority", authority.as_bytes());
     let known: Vec<&[u8]> = query
         .unwrap_or_default()
         .split(|byte| *byte == b'&')
@@ -168,10 +200,10 @@ pub fn build_control(incoming: &Incoming, authority: &str) -> Result<Outgoing, R
         path.push(b'?');
         path.extend(known.join(&b'&'));
     }
-    out.set(&b":path"[..], path);
+    out.make(b":path", &path);
     let mut bearer = Zeroizing::new(b"Bearer ".to_vec());
     bearer.extend_from_slice(incoming.bearer());
-    out.headers.push((Cow::Borrowed(b"authorization"), bearer));
+    out.make(b"authorization", &bearer);
     for (name, value) in incoming.headers() {
         let passes = matches!(
             name,
@@ -184,7 +216,7 @@ pub fn build_control(incoming: &Incoming, authority: &str) -> Result<Outgoing, R
                 | b"tracestate"
         );
         if passes {
-            out.set(name.to_vec(), value);
+            out.set(name, value);
         }
     }
     set_routing(&mut out, "control");
@@ -211,30 +243,30 @@ fn plain_path(opened: &Opened, requested: Option<&[u8]>) -> Result<Vec<u8>, Repl
 const AWS_CHUNKED: &[u8] = b"aws-chunked";
 
 /// What is known of the body when the headers leave.
-struct Body<'a> {
-    plan: &'a Plan,
+struct Body<'b> {
+    plan: &'b Plan,
     length: Option<u64>,
 }
 
-impl Outgoing {
+impl<'a> Outgoing<'a> {
     /// Everything between the method and the signature.
     fn rebuild(
         &mut self,
-        incoming: &Incoming,
-        opened: &Opened,
+        incoming: &'a Incoming,
+        opened: &'a Opened,
         body: &Body<'_>,
         authority: &str,
-        path: impl Into<Vec<u8>>,
+        path: &[u8],
     ) -> Result<(), Reply> {
-        self.set(&b":authority"[..], authority);
-        self.set(&b":path"[..], path);
+        self.make(b":authority", authority.as_bytes());
+        self.make(b":path", path);
         copy_headers(incoming, opened, body.plan, self)?;
         self.describe_framing(body.plan);
         // The stage that adds a pinned body sets its length, too: without that stage none is claimed.
         if !matches!(body.plan, Plan::Pinned)
             && let Some(length) = self.body_length(incoming, body)
         {
-            self.set(&b"content-length"[..], length.to_string());
+            self.make(b"content-length", length.to_string().as_bytes());
         }
         Ok(())
     }
@@ -247,20 +279,24 @@ impl Outgoing {
             Plan::Frame(length) => *length,
             _ => return,
         };
-        self.set(&b"x-amz-decoded-content-length"[..], decoded.to_string());
+        self.make(b"x-amz-decoded-content-length", decoded.to_string().as_bytes());
         if let Plan::Resign(reader) = plan {
             let mut names = String::new();
             reader.announced().write(&mut names);
             if !names.is_empty() {
-                self.set(&b"x-amz-trailer"[..], names);
+                self.make(b"x-amz-trailer", names.as_bytes());
             }
         }
         // Codings stand in the order in which they were applied (RFC 9110 §8.4), and S3 wants its own first.
-        let coding = self.headers.iter_mut().find(|(name, _)| name.as_ref() == b"content-encoding");
-        match coding {
+        let place = self.headers.iter().position(|(name, _)| *name == b"content-encoding");
+        let given = place.and_then(|place| Some((place, self.value(&self.headers.get(place)?.1).to_vec())));
+        match given {
             Some((_, value)) if value.starts_with(AWS_CHUNKED) => {}
-            Some((_, value)) => *value = Zeroizing::new([AWS_CHUNKED, b",", value.as_slice()].concat()),
-            None => self.set(&b"content-encoding"[..], AWS_CHUNKED),
+            Some((place, value)) => {
+                self.make(b"content-encoding", &[AWS_CHUNKED, b",", &value].concat());
+                self.headers.swap_remove(place);
+            }
+            None => self.set(b"content-encoding", AWS_CHUNKED),
         }
     }
 
@@ -270,13 +306,13 @@ impl Outgoing {
         if body.length.is_some() || !incoming.ended {
             return body.length.or(incoming.content_length);
         }
-        let method = self.headers.first().map(|(_, method)| method.as_slice());
+        let method = self.iter().next().map(|(_, method)| method);
         matches!(method, Some(b"POST" | b"PUT" | b"PATCH")).then_some(0)
     }
 
-    fn extend<'a>(&mut self, headers: impl Iterator<Item = (&'a str, &'a str)>) {
+    fn extend<'b>(&mut self, headers: impl Iterator<Item = (&'static str, &'b str)>) {
         for (name, value) in headers {
-            self.set(name.as_bytes().to_vec(), value);
+            self.make(name.as_bytes(), value.as_bytes());
         }
     }
 
@@ -303,7 +339,7 @@ fn sign_aws4(
     method: &[u8],
     payload: Payload,
     now: u64,
-    out: &mut Outgoing,
+    out: &mut Outgoing<'_>,
 ) -> Result<(), Reply> {
     let mut signer = signer.try_borrow_mut().map_err(|_| Reply::misconfigured(BUSY))?;
     let pinned = |name: &[u8]| opened.grant.headers.iter().any(|header| header.name.as_bytes() == name);
@@ -322,7 +358,7 @@ fn sign_cap1(
     target: &cap1::Target,
     method: &[u8],
     now: u64,
-    out: &mut Outgoing,
+    out: &mut Outgoing<'_>,
 ) -> Result<(), Reply> {
     let mut signer = signer.try_borrow_mut().map_err(|_| Reply::misconfigured(BUSY))?;
     let to_sign = out.fields().filter(|(name, _)| *name != b"content-length");

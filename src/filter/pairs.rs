@@ -53,6 +53,11 @@ impl Pairs {
         self.spans.iter().map(|(name, value)| (self.bytes_of(name), self.bytes_of(value)))
     }
 
+    /// Name and value of one.
+    pub fn get(&self, index: usize) -> Option<(&[u8], &[u8])> {
+        self.spans.get(index).map(|(name, value)| (self.bytes_of(name), self.bytes_of(value)))
+    }
+
     /// Bytes of memory.
     pub fn size(&self) -> usize {
         self.bytes.capacity() + self.spans.capacity() * core::mem::size_of::<(Range<usize>, Range<usize>)>()

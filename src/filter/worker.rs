@@ -49,7 +49,7 @@ pub trait Host {
     /// All request headers; `None` if the host gave none.
     fn request_headers(&mut self, context: ContextId) -> Option<Pairs>;
     /// Replaces all request headers. `false`: the host refused.
-    fn set_request_headers(&mut self, context: ContextId, outgoing: &Outgoing) -> bool;
+    fn set_request_headers(&mut self, context: ContextId, outgoing: &Outgoing<'_>) -> bool;
     /// Takes one request header off.
     fn remove_request_header(&mut self, context: ContextId, name: &[u8]);
     /// Takes all request trailers off.
@@ -554,7 +554,7 @@ impl Worker {
         &mut self,
         host: &mut impl Host,
         context: ContextId,
-        outgoing: &Outgoing,
+        outgoing: &Outgoing<'_>,
         trailers: bool,
         outcome: Outcome,
     ) -> bool {

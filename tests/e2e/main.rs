@@ -30,6 +30,7 @@ mod secrets;
 mod services;
 mod signed_as_sent;
 mod streaming;
+mod streaming_memory;
 mod walk;
 
 use harness::gateway::{Gateway, Membrane, Options};

@@ -4,6 +4,7 @@ use crate::aws::{Moto, REGION};
 use crate::envoy::{self, Upstreams};
 use crate::failure::{Failure, Outcome};
 use crate::http::{Client, Request, Response};
+use crate::memory::Memory;
 use crate::origin::Origin;
 use crate::ports::{Port, Ports};
 use crate::prepare::{self, Prepared};
@@ -147,6 +148,11 @@ impl Gateway {
         let admin = self.ports.admin.number();
         self.envoy = envoy::start_with_filter(&self.config, &self.logs(), admin, &options, &self.client)?;
         Ok(())
+    }
+
+    /// The memory of Envoy.
+    pub fn memory(&self) -> Memory {
+        Memory::of(self.envoy.id())
     }
 
     /// Fails, with its log's end, if a part has ended by itself.

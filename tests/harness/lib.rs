@@ -18,6 +18,7 @@ pub mod fleet;
 pub mod gateway;
 pub mod http;
 pub mod load;
+pub mod memory;
 pub mod origin;
 mod origin_http2;
 pub mod ports;
@@ -26,6 +27,7 @@ pub mod process;
 pub mod registry;
 pub mod s3;
 pub mod slow_proxy;
+pub mod uploads;
 pub mod upstream;
 pub mod verifier;
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the pinned tools into .tools/ and the WebAssembly target into the Rust toolchain. A second run does
 # nothing; two runs at a time wait for each other.
-#   install.sh            Envoy, moto, botocore, the clients from npm and the target: what `make demo`, `run` and `test` need
+#   install.sh            Envoy, moto, botocore, the clients from npm, wasm-opt and the target: what `make demo`, `run` and `test` need
 #   install.sh s3         an S3 that verifies chunk signatures, and clients of S3: what `make test` needs besides
 #   install.sh deny       cargo-deny: what `make check` needs besides
 #   install.sh fuzz       cargo-fuzz and a nightly compiler: what `make fuzz` needs
@@ -81,6 +81,18 @@ install_node_packages() {
     cat "$node_packages/package.json" "$node_packages/package-lock.json" > "$stamp"
 }
 
+# wasm-opt, as JavaScript and WebAssembly: the same program, and so the same filter to the byte, on every machine.
+install_optimiser() {
+    stamp=.tools/binaryen.stamp
+    if cmp -s tests/tools/binaryen/package-lock.json "$stamp"; then return; fi
+    say "installing wasm-opt into .tools/binaryen"
+    rm -rf .tools/binaryen "$stamp"
+    mkdir -p .tools/binaryen
+    cp tests/tools/binaryen/package.json tests/tools/binaryen/package-lock.json tests/tools/binaryen/.npmrc .tools/binaryen/
+    (cd .tools/binaryen && npm ci --ignore-scripts --no-audit --no-fund --no-update-notifier >&2)
+    cp tests/tools/binaryen/package-lock.json "$stamp"
+}
+
 install_wasm_target() {
     target=wasm32-wasip1
     [ -d "$(rustc --print target-libdir --target "$target" 2>/dev/null)" ] && return
@@ -149,7 +161,7 @@ install_node_clients() {
 }
 
 case "${1:-}" in
-"") install_python_tools; install_node_packages; install_wasm_target ;;
+"") install_python_tools; install_node_packages; install_optimiser; install_wasm_target ;;
 s3) install_python_clients; install_node_clients; install_s3_server ;;
 deny) install_cargo_deny ;;
 fuzz) install_cargo_fuzz ;;

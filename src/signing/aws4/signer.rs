@@ -79,7 +79,7 @@ pub struct Signed<'a> {
 
 impl Signed<'_> {
     /// Names and values of the headers to set.
-    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub fn headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
         [("authorization", self.authorization), ("x-amz-date", self.amz_date)]
             .into_iter()
             .chain(self.amz_content_sha256.map(|value| ("x-amz-content-sha256", value)))

@@ -6,7 +6,7 @@ use crate::encoding::{Sink, hex32};
 /// Most canonical requests fit, so that the buffer is allocated once.
 const USUAL_LENGTH: usize = 512;
 /// A longer one is not kept: a signer lives as long as its grant is cached, and one long query must not stay with it.
-pub(super) const LONGEST_KEPT: usize = 4_096;
+pub(super) const LONGEST_KEPT: usize = 2_048;
 
 /// The canonical request that was signed last, and what of the work on it can be used again.
 ///

@@ -48,7 +48,7 @@ pub struct Signed<'a> {
 
 impl Signed<'_> {
     /// Names and values of the headers to set.
-    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub fn headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
         [("authorization", self.authorization), ("x-cap-date", self.cap_date)].into_iter()
     }
 }

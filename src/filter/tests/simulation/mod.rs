@@ -58,7 +58,7 @@ impl Host for Envoy {
         Pairs::parse(bytes.to_vec())
     }
 
-    fn set_request_headers(&mut self, context: u32, outgoing: &Outgoing) -> bool {
+    fn set_request_headers(&mut self, context: u32, outgoing: &Outgoing<'_>) -> bool {
         assert!(!self.resumed.contains(&context), "headers are set before a request is resumed");
         let headers =
             outgoing.iter().map(|(n, v)| (String::from_utf8(n.to_vec()).unwrap(), v.to_vec())).collect();

@@ -52,7 +52,12 @@ impl Case {
         let sent: Vec<(&str, &str)> = [("host", target.authority())]
             .into_iter()
             .chain(self.signable_headers().map(|(name, value)| (name.as_str(), value.as_str())))
-            .chain(signed.headers().filter(|(name, _)| *name != "authorization"))
+            .chain(
+                signed
+                    .headers()
+                    .map(|(name, value)| (name as &str, value))
+                    .filter(|(name, _)| *name != "authorization"),
+            )
             .collect();
         let payload = if service.is_always_unsigned() { Payload::Unsigned } else { self.payload() };
         let sent = sent.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
