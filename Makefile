@@ -100,7 +100,7 @@ bench-revocation: build ## How soon 1,000 revocations are everywhere, under load
 # `quick`, or flags of tests/bench/main.rs.
 BENCH ?=
 .PHONY: bench
-bench: build ## This filter beside Envoy's own signer, into docs/performance.md, some eight minutes (BENCH=quick: two)
+bench: build ## This filter beside Envoy's own signer, into docs/performance.md, some five minutes (BENCH=quick: one)
 	@cargo bench --locked -p tests --bench gateway -- $(patsubst quick,--quick,$(BENCH))
 
 .PHONY: lint
