@@ -52,6 +52,7 @@ binaries: tools
 .PHONY: test
 test: build ## Every test, the end-to-end ones through a real Envoy included
 	@tests/tools/install.sh s3
+	@tests/tools/install.sh postgres
 	$(say) "testing"
 	@cargo test --locked --workspace
 

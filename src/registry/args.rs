@@ -22,6 +22,14 @@ pub(crate) struct Dir {
     /// The registry's folder.
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: PathBuf,
+    /// The store: sqlite:PATH, or postgres://user@host/database (libpq's form; the password there, in PGPASSWORD, or in the file that
+    /// PGPASSFILE names). Default: sqlite:DIR/registry.db.
+    #[arg(long, value_name = "URL", env = "MEMBRANE_STORE", hide_env_values = true)]
+    pub(crate) store: Option<String>,
+    /// Where the key-encryption keys are: file:PATH, or exec:COMMAND, which prints them, one a line, the one that seals first.
+    /// Default: file:DIR/kek.
+    #[arg(long, value_name = "SOURCE", env = "MEMBRANE_KEK", hide_env_values = true)]
+    pub(crate) kek: Option<String>,
 }
 
 #[derive(Subcommand)]

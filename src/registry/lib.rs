@@ -19,6 +19,7 @@ pub mod fleet;
 pub mod gateway;
 pub mod health;
 pub mod home;
+pub mod kek;
 pub mod metrics;
 pub mod operator;
 pub mod ports;

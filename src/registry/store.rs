@@ -10,7 +10,11 @@
 //!   clearing up is always safe.
 //! * Methods block; callers keep them off the threads that serve the network ([`crate::workers`]).
 
+pub mod postgres;
 pub mod sqlite;
+pub mod url;
+
+mod rows;
 
 use capability::record::Kind;
 use capability::{LookupId, MembraneId, Uid, Unit, Units};

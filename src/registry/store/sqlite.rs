@@ -7,6 +7,7 @@
 mod rows;
 mod schema;
 
+use super::rows::{blob, number};
 use super::{
     Added, Collected, EVENTS_KEPT, Epoch, Event, Events, Found, Membrane, NewMembrane, NewTenant, Page,
     Position, Record, Revoked, Store, StoreError, Tenant, Watching,
@@ -14,7 +15,6 @@ use super::{
 use crate::revocation_log::{Entry, RevocationLog};
 use capability::record::Kind;
 use capability::{LookupId, Uid, Unit, Units};
-use rows::{blob, number};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};

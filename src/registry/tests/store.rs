@@ -1,9 +1,21 @@
 //! The store's contract, for every backend: add a backend to `backends`, and all of it is asked of it.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    dead_code,
+    unreachable_pub,
+    reason = "test code"
+)]
+
+#[path = "common/postgres.rs"]
+mod postgres;
 
 use capability::record::Kind;
 use capability::{LookupId, MembraneId, Uid, Unit, UnitPair, Units};
+use registry::store::postgres::PostgresStore;
 use registry::store::sqlite::SqliteStore;
 use registry::store::{
     Added, Epoch, Event, Events, Membrane, NewMembrane, NewTenant, Page, Position, Record, Revoked, Store,
@@ -13,13 +25,18 @@ use std::sync::Arc;
 
 const NOW: u64 = 1_790_000_000;
 
-/// Opens, or opens again, the store that lives in a folder.
-type Open = fn(&Path, Epoch) -> Arc<dyn Store>;
+/// Opens, or opens again, a store that was empty at first.
+type Open = Box<dyn Fn(&Path, Epoch) -> Arc<dyn Store>>;
 
 fn backends() -> Vec<Open> {
-    vec![|dir, fresh| {
+    let sqlite = |dir: &Path, fresh| -> Arc<dyn Store> {
         Arc::new(SqliteStore::open(&dir.join("registry.db"), &dir.join("revocations.log"), fresh).unwrap())
-    }]
+    };
+    let url = postgres::parse(&postgres::Server::shared().schema());
+    let postgres = move |dir: &Path, fresh| -> Arc<dyn Store> {
+        Arc::new(PostgresStore::open(&url, &dir.join("revocations.log"), move || fresh).unwrap())
+    };
+    vec![Box::new(sqlite), Box::new(postgres)]
 }
 
 fn each(test: impl Fn(&dyn Fn(u8) -> Arc<dyn Store>)) {
