@@ -31,5 +31,6 @@ pub mod tls;
 pub mod upkeep;
 pub mod workers;
 
+mod durability;
 mod query_string;
 mod reply;

@@ -84,7 +84,7 @@ impl Found {
 }
 
 /// A tenant with its three controls.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct NewTenant {
     /// The tenant's uid.
     pub uid: Uid,
@@ -97,7 +97,7 @@ pub struct NewTenant {
 }
 
 /// A membrane with its two controls.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct NewMembrane {
     /// The membrane itself.
     pub membrane: Membrane,

@@ -1,11 +1,12 @@
 //! The store in one SQLite file: the default, embedded backend.
 //!
-//! WAL with `synchronous=FULL`, so that what was answered survives a power cut; one writer at a time in this process, and a
+//! WAL with `synchronous=FULL`, so that what was answered survives a power cut; one writer in this process ([`writer`]), and a
 //! busy timeout for the operator's commands, which work on the same file beside a running server. The SQL is plain, so that
 //! a second backend can share its shape.
 
 mod rows;
 mod schema;
+mod writer;
 
 use super::rows::{blob, number};
 use super::{
@@ -15,10 +16,11 @@ use super::{
 use crate::revocation_log::{Entry, RevocationLog};
 use capability::record::Kind;
 use capability::{LookupId, Uid, Unit, Units};
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, TransactionBehavior, params};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use writer::Writer;
 
 /// How long a writer waits for another process's. Writes take milliseconds; a backup tool may hold the lock for longer.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,15 +37,10 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
-struct Writer {
-    connection: Connection,
-    log: RevocationLog,
-}
-
 /// An open store.
 pub struct SqliteStore {
     path: PathBuf,
-    writer: Mutex<Writer>,
+    writer: Writer,
     readers: Mutex<Vec<Connection>>,
 }
 
@@ -60,11 +57,11 @@ impl SqliteStore {
         schema::bring_up_to_date(&tx, fresh)?;
         reconcile(&tx, &mut log, fresh)?;
         tx.commit()?;
-        let writer = Mutex::new(Writer { connection, log });
+        let writer = Writer::start(connection, log)?;
         Ok(SqliteStore { path: path.to_owned(), writer, readers: Mutex::new(Vec::new()) })
     }
 
-    fn read<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let pooled = lock(&self.readers).pop();
         let mut connection = match pooled {
             Some(connection) => connection,
@@ -76,19 +73,6 @@ impl SqliteStore {
             readers.push(connection);
         }
         result
-    }
-
-    fn write<T>(
-        &self,
-        work: impl FnOnce(&Transaction<'_>, &mut RevocationLog) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        let mut writer = lock(&self.writer);
-        let Writer { connection, log } = &mut *writer;
-        // Dropped without a commit, a transaction is rolled back: nothing half-written stays after an error.
-        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let result = work(&tx, log)?;
-        tx.commit()?;
-        Ok(result)
     }
 }
 
@@ -111,7 +95,8 @@ impl Store for SqliteStore {
     }
 
     fn add_tenant(&self, tenant: &NewTenant) -> Result<Added, StoreError> {
-        self.write(|tx, _| {
+        let tenant = tenant.clone();
+        self.writer.write(move |tx, _| {
             let taken = tx
                 .prepare_cached("SELECT 1 FROM tenants WHERE id = ?1 AND gone = 0")?
                 .exists(params![tenant.id])?;
@@ -127,8 +112,9 @@ impl Store for SqliteStore {
     }
 
     fn add_membrane(&self, guards: &[LookupId], now: u64, new: &NewMembrane) -> Result<Added, StoreError> {
-        self.write(|tx, log| {
-            if let Some(dead) = first_dead(tx, guards, now)? {
+        let (guards, new) = (guards.to_vec(), new.clone());
+        self.writer.write(move |tx, log| {
+            if let Some(dead) = first_dead(tx, &guards, now)? {
                 return Ok(Added::Dead(dead));
             }
             let membrane = &new.membrane;
@@ -163,11 +149,12 @@ impl Store for SqliteStore {
     }
 
     fn add_record(&self, guards: &[LookupId], now: u64, record: &Record) -> Result<Added, StoreError> {
-        self.write(|tx, _| {
-            if let Some(dead) = first_dead(tx, guards, now)? {
+        let (guards, record) = (guards.to_vec(), record.clone());
+        self.writer.write(move |tx, _| {
+            if let Some(dead) = first_dead(tx, &guards, now)? {
                 return Ok(Added::Dead(dead));
             }
-            insert_record(tx, record)?;
+            insert_record(tx, &record)?;
             Ok(Added::Yes)
         })
     }
@@ -214,7 +201,7 @@ impl Store for SqliteStore {
     }
 
     fn revoke(&self, guard: Option<LookupId>, unit: Unit, now: u64) -> Result<Revoked, StoreError> {
-        self.write(|tx, log| {
+        self.writer.write(move |tx, log| {
             if let Some(guard) = guard {
                 let alive =
                     |found: &Found| !found.is_expired(now) && found.dead.iter().all(|dead| *dead == unit);
@@ -252,13 +239,14 @@ impl Store for SqliteStore {
     }
 
     fn note_watchers(&self, watching: &[Watching], now: u64) -> Result<(), StoreError> {
-        self.write(|tx, _| {
+        let watching = watching.to_vec();
+        self.writer.write(move |tx, _| {
             let mut statement = tx.prepare_cached(
                 "INSERT INTO watchers (watcher, lease, until) VALUES (?1, ?2, ?3)
                  ON CONFLICT (watcher) DO UPDATE SET lease = excluded.lease, until = excluded.until",
             )?;
             for Watching { watcher, lease, until } in watching {
-                statement.execute(params![watcher.0, number(*lease), number(*until)])?;
+                statement.execute(params![watcher.0, number(lease), number(until)])?;
             }
             tx.prepare_cached("DELETE FROM watchers WHERE until < ?1")?.execute(params![number(now)])?;
             Ok(())
@@ -298,14 +286,15 @@ impl Store for SqliteStore {
             }
             Ok((dead, next))
         })?;
+        let removed = dead.len();
         if !dead.is_empty() {
-            self.write(|tx, _| {
+            self.writer.write(move |tx, _| {
                 let mut statement = tx.prepare_cached("DELETE FROM records WHERE lookup = ?1")?;
                 dead.iter().try_for_each(|lookup| statement.execute(params![lookup.0]).map(|_| ()))?;
                 Ok(())
             })?;
         }
-        Ok(Collected { removed: dead.len(), next })
+        Ok(Collected { removed, next })
     }
 }
 
@@ -313,11 +302,11 @@ const SELECT_RECORD: &str = "SELECT lookup, sealed, kind, units, expires_at, cre
 const SELECT_MEMBRANE: &str = "SELECT uid, tenant, id, units, expires_at, escrow, created_at FROM membranes
                                WHERE tenant = ?1 AND gone = 0";
 
-fn head(tx: &Transaction<'_>) -> Result<Position, StoreError> {
+fn head(tx: &Connection) -> Result<Position, StoreError> {
     tx.prepare_cached("SELECT epoch, seq FROM head")?.query_row([], rows::position)?
 }
 
-fn find(tx: &Transaction<'_>, lookup: LookupId) -> Result<Option<Found>, StoreError> {
+fn find(tx: &Connection, lookup: LookupId) -> Result<Option<Found>, StoreError> {
     let record = tx
         .prepare_cached(&format!("{SELECT_RECORD} WHERE lookup = ?1"))?
         .query_row(params![lookup.0], rows::record)
@@ -326,7 +315,7 @@ fn find(tx: &Transaction<'_>, lookup: LookupId) -> Result<Option<Found>, StoreEr
     record.map(|record| with_dead_units(tx, record)).transpose()
 }
 
-fn with_dead_units(tx: &Transaction<'_>, record: Record) -> Result<Found, StoreError> {
+fn with_dead_units(tx: &Connection, record: Record) -> Result<Found, StoreError> {
     let mut dead = dead_units(tx, &record.units)?;
     if is_revoked(tx, &record.lookup.0)? == Some(true) {
         dead.push(Unit::Lookup(record.lookup));
@@ -334,7 +323,7 @@ fn with_dead_units(tx: &Transaction<'_>, record: Record) -> Result<Found, StoreE
     Ok(Found { record, dead })
 }
 
-fn dead_units(tx: &Transaction<'_>, units: &Units) -> Result<Vec<Unit>, StoreError> {
+fn dead_units(tx: &Connection, units: &Units) -> Result<Vec<Unit>, StoreError> {
     let mut dead = Vec::new();
     for uid in units.uids() {
         if is_revoked(tx, &uid.0)? != Some(false) {
@@ -351,7 +340,7 @@ fn dead_units(tx: &Transaction<'_>, units: &Units) -> Result<Vec<Unit>, StoreErr
 }
 
 /// `None` where the unit is missing.
-fn is_revoked(tx: &Transaction<'_>, unit: &[u8]) -> Result<Option<bool>, StoreError> {
+fn is_revoked(tx: &Connection, unit: &[u8]) -> Result<Option<bool>, StoreError> {
     let revoked = tx
         .prepare_cached("SELECT revoked_at IS NOT NULL FROM units WHERE unit = ?1")?
         .query_row(params![unit], |row: &Row<'_>| row.get(0))
@@ -359,11 +348,11 @@ fn is_revoked(tx: &Transaction<'_>, unit: &[u8]) -> Result<Option<bool>, StoreEr
     Ok(revoked)
 }
 
-fn is_alive(tx: &Transaction<'_>, membrane: &Membrane, now: u64) -> Result<bool, StoreError> {
+fn is_alive(tx: &Connection, membrane: &Membrane, now: u64) -> Result<bool, StoreError> {
     Ok(membrane.expires_at.is_none_or(|at| at > now) && dead_units(tx, &membrane.units)?.is_empty())
 }
 
-fn first_dead(tx: &Transaction<'_>, guards: &[LookupId], now: u64) -> Result<Option<LookupId>, StoreError> {
+fn first_dead(tx: &Connection, guards: &[LookupId], now: u64) -> Result<Option<LookupId>, StoreError> {
     for guard in guards {
         if !find(tx, *guard)?.is_some_and(|found| found.is_alive(now)) {
             return Ok(Some(*guard));
@@ -372,12 +361,12 @@ fn first_dead(tx: &Transaction<'_>, guards: &[LookupId], now: u64) -> Result<Opt
     Ok(None)
 }
 
-fn insert_unit(tx: &Transaction<'_>, uid: Uid) -> Result<(), StoreError> {
+fn insert_unit(tx: &Connection, uid: Uid) -> Result<(), StoreError> {
     tx.prepare_cached("INSERT INTO units (unit, revoked_at) VALUES (?1, NULL)")?.execute(params![uid.0])?;
     Ok(())
 }
 
-fn insert_record(tx: &Transaction<'_>, record: &Record) -> Result<(), StoreError> {
+fn insert_record(tx: &Connection, record: &Record) -> Result<(), StoreError> {
     tx.prepare_cached(
         "INSERT INTO records (lookup, sealed, kind, units, expires_at, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )?
@@ -392,12 +381,7 @@ fn insert_record(tx: &Transaction<'_>, record: &Record) -> Result<(), StoreError
     Ok(())
 }
 
-fn revoke(
-    tx: &Transaction<'_>,
-    log: &mut RevocationLog,
-    unit: Unit,
-    now: u64,
-) -> Result<Revoked, StoreError> {
+fn revoke(tx: &Connection, log: &mut Vec<Entry>, unit: Unit, now: u64) -> Result<Revoked, StoreError> {
     match is_revoked(tx, blob(&unit))? {
         Some(true) => return Ok(Revoked::Already),
         Some(false) => {}
@@ -415,13 +399,12 @@ fn revoke(
         .execute(params![number(position.seq), blob(&unit)])?;
     tx.prepare_cached("DELETE FROM events WHERE seq <= ?1")?
         .execute(params![number(position.seq.saturating_sub(EVENTS_KEPT))])?;
-    // The log first: a revocation that is in the log alone was not acknowledged, and is made good at the next start.
-    log.append(&[Entry { position, unit: Some(unit) }]).map_err(StoreError::Log)?;
+    log.push(Entry { position, unit: Some(unit) });
     Ok(Revoked::Now(position))
 }
 
 /// Marks the unit, and its membrane or tenant as gone; a membrane's escrow has nothing left to give back.
-fn mark(tx: &Transaction<'_>, unit: Unit, now: u64) -> Result<(), StoreError> {
+fn mark(tx: &Connection, unit: Unit, now: u64) -> Result<(), StoreError> {
     tx.prepare_cached(
         "INSERT INTO units (unit, revoked_at) VALUES (?1, ?2)
          ON CONFLICT (unit) DO UPDATE SET revoked_at = excluded.revoked_at",
@@ -435,7 +418,7 @@ fn mark(tx: &Transaction<'_>, unit: Unit, now: u64) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn set_head(tx: &Transaction<'_>, position: Position) -> Result<(), StoreError> {
+fn set_head(tx: &Connection, position: Position) -> Result<(), StoreError> {
     tx.prepare_cached("UPDATE head SET epoch = ?1, seq = ?2")?
         .execute(params![position.epoch.0, number(position.seq)])?;
     Ok(())
@@ -443,7 +426,7 @@ fn set_head(tx: &Transaction<'_>, position: Position) -> Result<(), StoreError> 
 
 /// Compares the log with the store: its last line with the head, and what it says was revoked with what is. Where they differ, one of them has lost something: all that the log holds is
 /// revoked, what only the store holds is written to the log, and a new epoch begins.
-fn reconcile(tx: &Transaction<'_>, log: &mut RevocationLog, fresh: Epoch) -> Result<(), StoreError> {
+fn reconcile(tx: &Connection, log: &mut RevocationLog, fresh: Epoch) -> Result<(), StoreError> {
     let before = head(tx)?;
     let last = log.last().map_err(StoreError::Log)?;
     let logged = log.entries().map_err(StoreError::Log)?;
