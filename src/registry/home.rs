@@ -318,6 +318,14 @@ impl Home {
         all.map(|authority| authority.as_str().to_owned()).collect()
     }
 
+    /// The file of a SQLite store; none where it is in PostgreSQL.
+    pub fn database(&self) -> Option<&Path> {
+        match &self.store {
+            StoreUrl::Sqlite(path) => Some(path),
+            StoreUrl::Postgres(_) => None,
+        }
+    }
+
     /// The revocation log of this folder's process.
     pub fn log(&self) -> PathBuf {
         self.dir.join("revocations.log")

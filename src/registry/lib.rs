@@ -20,6 +20,7 @@ pub mod gateway;
 pub mod health;
 pub mod home;
 pub mod kek;
+pub mod maintenance;
 pub mod metrics;
 pub mod operator;
 pub mod ports;
@@ -28,6 +29,7 @@ pub mod revocation_log;
 pub mod serve;
 pub mod store;
 pub mod tls;
+pub mod transfer;
 pub mod upkeep;
 pub mod workers;
 

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod whole;
 
 use args::{Cert, Cli, Command, Dir, Membrane, Serve, Tenant};
 use capability::Authority;
@@ -46,6 +47,8 @@ enum Failure {
     Output { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Store(#[from] StoreUrlError),
+    #[error(transparent)]
+    Whole(#[from] whole::WholeError),
     #[error(transparent)]
     Kek(#[from] KekError),
     #[error(transparent)]
@@ -147,6 +150,12 @@ fn run(command: Command) -> Result<(), Failure> {
             io::stdin().take(MAX_STDIN).read_to_string(&mut text)?;
             print(&operator::revoke_token(&open(&dir)?, &text)?)
         }
+        Command::Backup(args::File { dir, file }) => Ok(whole::backup(&home(&dir)?, &file)?),
+        Command::Restore(args::File { dir, file }) => Ok(whole::restore(&home(&dir)?, &file)?),
+        Command::Check { dir } => Ok(whole::check(&home(&dir)?)?),
+        Command::Rekey { dir } => Ok(whole::rekey(&open(&dir)?)?),
+        Command::Export(args::File { dir, file }) => Ok(whole::export(&open(&dir)?, &file)?),
+        Command::Import(args::File { dir, file }) => Ok(whole::import(&open(&dir)?, &file)?),
         Command::Cert(Cert::Issue { dir, name }) => {
             let home = Home::open(&place(&dir)?)?;
             let leaves =
@@ -166,6 +175,10 @@ fn place(dir: &Dir) -> Result<Place, Failure> {
         store: dir.store.as_deref().map(|url| StoreUrl::parse(url, env)).transpose()?,
         kek: dir.kek.as_deref().map(KekSource::parse).transpose()?,
     })
+}
+
+fn home(dir: &Dir) -> Result<Home, Failure> {
+    Ok(Home::open(&place(dir)?)?)
 }
 
 fn open(dir: &Dir) -> Result<Registry, Failure> {

@@ -17,12 +17,13 @@ mod queries;
 mod revocations;
 mod rows;
 mod schema;
+mod whole;
 
 pub use connect::{PostgresUrl, UrlError};
 
 use super::{
-    Added, Collected, Epoch, Events, Found, Membrane, NewMembrane, NewTenant, Page, Position, Record,
-    Revoked, Store, StoreError, Tenant, Watching,
+    Added, Collected, Epoch, Events, Found, Loaded, Membrane, NewMembrane, NewTenant, Page, Position, Record,
+    Revoked, Rewrapped, Row, Rows, Store, StoreError, Tenant, Watching,
 };
 use crate::revocation_log::RevocationLog;
 use capability::record::Kind;
@@ -272,6 +273,30 @@ impl PostgresStore {
     }
 }
 
+impl PostgresStore {
+    /// One transaction over all there is, once, and without a bound on its time.
+    fn whole<T>(
+        &self,
+        begin: &str,
+        work: impl AsyncFnOnce(&ClientWrapper) -> Result<T, Fail>,
+    ) -> Result<T, StoreError> {
+        let done = self.block_on(async {
+            // The session's own bounds would end it; it is not given back to the pool.
+            let client = Object::take(self.client().await?);
+            client.batch_execute(begin).await?;
+            client
+                .batch_execute(
+                    "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0",
+                )
+                .await?;
+            let done = work(&client).await?;
+            client.batch_execute("COMMIT").await.map_err(Fail::Commit)?;
+            Ok::<T, Fail>(done)
+        });
+        Ok(done?)
+    }
+}
+
 fn too_slow() -> Fail {
     Fail::Store(StoreError::Backend("the server did not answer in time".into()))
 }
@@ -387,5 +412,28 @@ impl Store for PostgresStore {
             self.run(REVOKE, async |tx| queries::delete_records(tx, &dead).await)?;
         }
         Ok(Collected { removed: dead.len(), next })
+    }
+
+    fn scan(&self, each: &mut (dyn FnMut(Row) -> Result<(), StoreError> + Send)) -> Result<(), StoreError> {
+        self.whole(READ, async |tx| whole::scan(tx, each).await)
+    }
+
+    fn load(&self, rows: &mut Rows<'_>, fresh: Epoch) -> Result<Loaded, StoreError> {
+        self.whole(REVOKE, async |tx| {
+            let mut entries = Vec::new();
+            let loaded = whole::load(tx, rows, fresh, &mut entries).await?;
+            if let Loaded::Yes(_) = loaded {
+                self.write_down(&entries)?;
+            }
+            Ok(loaded)
+        })
+    }
+
+    fn records(&self, after: Option<LookupId>, limit: usize) -> Result<Vec<Record>, StoreError> {
+        self.run(READ, async |tx| queries::records(tx, after, limit).await)
+    }
+
+    fn rewrap(&self, records: &[Rewrapped]) -> Result<usize, StoreError> {
+        self.run(REVOKE, async |tx| queries::rewrap(tx, records).await)
     }
 }

@@ -1,6 +1,6 @@
 //! What a row of any backend holds. What cannot be read is an error, never a default.
 
-use super::{Epoch, Event, Membrane, Position, Record, StoreError, Tenant, Watching};
+use super::{Epoch, Event, Membrane, Position, Record, Row, StoreError, Tenant, Watching};
 use capability::record::Kind;
 use capability::{LookupId, MembraneId, Uid, Unit, UnitPair, Units};
 
@@ -102,4 +102,8 @@ impl RawMembrane<'_> {
             created_at: time(self.created_at)?,
         })
     }
+}
+
+pub(super) fn unit_row(bytes: &[u8], revoked_at: Option<i64>) -> Result<Row, StoreError> {
+    Ok(Row::Unit { unit: unit(bytes)?, revoked_at: revoked_at.map(time).transpose()? })
 }

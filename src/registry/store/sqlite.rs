@@ -6,16 +6,20 @@
 
 mod rows;
 mod schema;
+mod whole;
 mod writer;
 
 use super::rows::{blob, number};
 use super::{
-    Added, Collected, EVENTS_KEPT, Epoch, Event, Events, Found, Membrane, NewMembrane, NewTenant, Page,
-    Position, Record, Revoked, Store, StoreError, Tenant, Watching,
+    Added, Collected, EVENTS_KEPT, Epoch, Event, Events, Found, Loaded, Membrane, NewMembrane, NewTenant,
+    Page, Position, Record, Revoked, Rewrapped, Rows, Store, StoreError, Tenant, Watching,
 };
 use crate::revocation_log::{Entry, RevocationLog};
+use crate::store;
 use capability::record::Kind;
 use capability::{LookupId, Uid, Unit, Units};
+pub use whole::{close_for_good, copy, look, verify};
+
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, TransactionBehavior, params};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -40,8 +44,10 @@ impl From<rusqlite::Error> for StoreError {
 /// An open store.
 pub struct SqliteStore {
     path: PathBuf,
-    writer: Writer,
+    log: PathBuf,
     readers: Mutex<Vec<Connection>>,
+    /// Dropped last: whoever closes last takes what the WAL holds into the database, and readers cannot.
+    writer: Writer,
 }
 
 impl SqliteStore {
@@ -52,13 +58,14 @@ impl SqliteStore {
         let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
+        let path_of_log = log.to_owned();
         let mut log = RevocationLog::open(log).map_err(StoreError::Log)?;
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         schema::bring_up_to_date(&tx, fresh)?;
         reconcile(&tx, &mut log, fresh)?;
         tx.commit()?;
         let writer = Writer::start(connection, log)?;
-        Ok(SqliteStore { path: path.to_owned(), writer, readers: Mutex::new(Vec::new()) })
+        Ok(SqliteStore { path: path.to_owned(), log: path_of_log, writer, readers: Mutex::new(Vec::new()) })
     }
 
     fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
@@ -129,19 +136,7 @@ impl Store for SqliteStore {
                 }
                 let _ = revoke(tx, log, Unit::Uid(standing.uid), now)?;
             }
-            tx.prepare_cached(
-                "INSERT INTO membranes (uid, tenant, id, units, expires_at, escrow, created_at, gone)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0)",
-            )?
-            .execute(params![
-                membrane.uid.0,
-                membrane.tenant.0,
-                membrane.id.as_str(),
-                membrane.units.to_bytes(),
-                membrane.expires_at.map(number),
-                membrane.escrow,
-                number(membrane.created_at),
-            ])?;
+            insert_membrane(tx, membrane)?;
             insert_unit(tx, membrane.uid)?;
             new.records.iter().try_for_each(|record| insert_record(tx, record))?;
             Ok(Added::Yes)
@@ -265,17 +260,7 @@ impl Store for SqliteStore {
     fn collect(&self, after: Option<LookupId>, limit: usize, now: u64) -> Result<Collected, StoreError> {
         // Found while reading, so that the writer is held only where there is something to remove; a dead record stays dead.
         let (dead, next) = self.read(|tx| {
-            let batch = tx
-                .prepare_cached(&format!("{SELECT_RECORD} WHERE lookup > ?1 ORDER BY lookup LIMIT ?2"))?
-                .query_map(
-                    params![
-                        after.map_or(Vec::new(), |lookup| lookup.0.to_vec()),
-                        i64::try_from(limit).unwrap_or(i64::MAX)
-                    ],
-                    rows::record,
-                )?
-                .map(|row| row?)
-                .collect::<Result<Vec<Record>, StoreError>>()?;
+            let batch = records(tx, after, limit)?;
             let next = batch.last().map(|record| record.lookup).filter(|_| batch.len() == limit);
             let mut dead = Vec::new();
             for record in batch {
@@ -296,6 +281,53 @@ impl Store for SqliteStore {
         }
         Ok(Collected { removed, next })
     }
+
+    fn scan(
+        &self,
+        each: &mut (dyn FnMut(store::Row) -> Result<(), StoreError> + Send),
+    ) -> Result<(), StoreError> {
+        self.read(|tx| whole::scan(tx, each))
+    }
+
+    fn load(&self, rows: &mut Rows<'_>, fresh: Epoch) -> Result<Loaded, StoreError> {
+        // Another connection than the writer's, since rows may be borrowed; SQLite has them wait for each other.
+        let mut connection = connect(&self.path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut entries = Vec::new();
+        let loaded = whole::load(&tx, rows, fresh, &mut entries)?;
+        if let Loaded::Yes(_) = loaded {
+            RevocationLog::open(&self.log)
+                .and_then(|mut log| log.append(&entries))
+                .map_err(StoreError::Log)?;
+            tx.commit()?;
+        }
+        Ok(loaded)
+    }
+
+    fn records(&self, after: Option<LookupId>, limit: usize) -> Result<Vec<Record>, StoreError> {
+        self.read(|tx| records(tx, after, limit))
+    }
+
+    fn rewrap(&self, records: &[Rewrapped]) -> Result<usize, StoreError> {
+        let records = records.to_vec();
+        self.writer.write(move |tx, _| {
+            let mut statement =
+                tx.prepare_cached("UPDATE records SET sealed = ?3 WHERE lookup = ?1 AND sealed = ?2")?;
+            records.iter().try_fold(0, |done, record| {
+                Ok(done + statement.execute(params![record.lookup.0, record.before, record.after])?)
+            })
+        })
+    }
+}
+
+fn records(tx: &Connection, after: Option<LookupId>, limit: usize) -> Result<Vec<Record>, StoreError> {
+    let after = after.map_or(Vec::new(), |lookup| lookup.0.to_vec());
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    tx.prepare_cached(&format!("{SELECT_RECORD} WHERE lookup > ?1 ORDER BY lookup LIMIT ?2"))?
+        .query_map(params![after, limit], rows::record)?
+        .map(|row| row?)
+        .collect()
 }
 
 const SELECT_RECORD: &str = "SELECT lookup, sealed, kind, units, expires_at, created_at FROM records";
@@ -359,6 +391,23 @@ fn first_dead(tx: &Connection, guards: &[LookupId], now: u64) -> Result<Option<L
         }
     }
     Ok(None)
+}
+
+fn insert_membrane(tx: &Connection, membrane: &Membrane) -> Result<(), StoreError> {
+    tx.prepare_cached(
+        "INSERT INTO membranes (uid, tenant, id, units, expires_at, escrow, created_at, gone)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0)",
+    )?
+    .execute(params![
+        membrane.uid.0,
+        membrane.tenant.0,
+        membrane.id.as_str(),
+        membrane.units.to_bytes(),
+        membrane.expires_at.map(number),
+        membrane.escrow,
+        number(membrane.created_at),
+    ])?;
+    Ok(())
 }
 
 fn insert_unit(tx: &Connection, uid: Uid) -> Result<(), StoreError> {

@@ -3,7 +3,8 @@
 use super::{Fail, rows};
 use crate::store::rows::{blob, number};
 use crate::store::{
-    Added, Event, Events, Found, Membrane, NewMembrane, NewTenant, Page, Position, Record, Tenant, Watching,
+    Added, Event, Events, Found, Membrane, NewMembrane, NewTenant, Page, Position, Record, Rewrapped, Tenant,
+    Watching,
 };
 use capability::{LookupId, Uid, Unit, Units};
 use deadpool_postgres::ClientWrapper;
@@ -124,8 +125,15 @@ pub(super) async fn membrane(tx: &ClientWrapper, tenant: Uid, id: &str) -> Resul
 }
 
 pub(super) async fn insert_membrane(tx: &ClientWrapper, new: &NewMembrane) -> Result<(), Fail> {
-    let membrane = &new.membrane;
-    insert_unit(tx, membrane.uid).await?;
+    insert_unit(tx, new.membrane.uid).await?;
+    insert_membrane_row(tx, &new.membrane).await?;
+    for record in &new.records {
+        insert_record(tx, record).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn insert_membrane_row(tx: &ClientWrapper, membrane: &Membrane) -> Result<(), Fail> {
     let sql = "INSERT INTO membranes (uid, tenant, id, units, expires_at, escrow, created_at, gone)
                VALUES ($1, $2, $3, $4, $5, $6, $7, FALSE)";
     let with: Parameters<'_> = &[
@@ -138,9 +146,6 @@ pub(super) async fn insert_membrane(tx: &ClientWrapper, new: &NewMembrane) -> Re
         &number(membrane.created_at),
     ];
     execute(tx, sql, with).await?;
-    for record in &new.records {
-        insert_record(tx, record).await?;
-    }
     Ok(())
 }
 
@@ -260,4 +265,14 @@ pub(super) async fn delete_records(tx: &ClientWrapper, dead: &[LookupId]) -> Res
     let dead: Vec<&[u8]> = dead.iter().map(|lookup| &lookup.0[..]).collect();
     execute(tx, "DELETE FROM records WHERE lookup = ANY($1)", &[&dead]).await?;
     Ok(())
+}
+
+pub(super) async fn rewrap(tx: &ClientWrapper, records: &[Rewrapped]) -> Result<usize, Fail> {
+    let mut done = 0;
+    for record in records {
+        let sql = "UPDATE records SET sealed = $3 WHERE lookup = $1 AND sealed = $2";
+        let changed = execute(tx, sql, &[&&record.lookup.0[..], &record.before, &record.after]).await?;
+        done += usize::try_from(changed).unwrap_or(usize::MAX);
+    }
+    Ok(done)
 }

@@ -57,6 +57,13 @@ impl PostgresStore {
         Ok(Revoked::Now(position))
     }
 
+    /// Puts entries into the log, and takes the epoch that they end in for one that is not known yet.
+    pub(super) fn write_down(&self, entries: &[Entry]) -> Result<(), StoreError> {
+        let mut log = self.log();
+        log.epoch = None;
+        log.file.append(entries).map_err(StoreError::Log)
+    }
+
     /// Writes down what others revoked. False: this process's log must be compared with the store first.
     pub(super) fn note(&self, read: &Events) -> Result<bool, StoreError> {
         let mut log = self.log();

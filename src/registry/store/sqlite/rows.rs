@@ -1,7 +1,7 @@
 //! Rows as SQLite gives them.
 
 use crate::store::rows::{self, RawMembrane, RawRecord};
-use crate::store::{Event, Membrane, Position, Record, StoreError, Tenant, Watching};
+use crate::store::{self, Event, Membrane, Position, Record, StoreError, Tenant, Watching};
 use capability::Unit;
 use rusqlite::Row;
 
@@ -51,4 +51,22 @@ pub(super) fn membrane(row: &Row<'_>) -> Parsed<Membrane> {
         created_at: row.get(6)?,
     };
     Ok(raw.read())
+}
+
+pub(super) fn unit_row(row: &Row<'_>) -> Parsed<store::Row> {
+    Ok(rows::unit_row(row.get_ref(0)?.as_blob()?, row.get(1)?))
+}
+
+pub(super) fn tenant_row(row: &Row<'_>) -> Parsed<store::Row> {
+    let gone = row.get(3)?;
+    Ok(tenant(row)?.map(|tenant| store::Row::Tenant { tenant, gone }))
+}
+
+pub(super) fn membrane_row(row: &Row<'_>) -> Parsed<store::Row> {
+    let gone = row.get(7)?;
+    Ok(membrane(row)?.map(|membrane| store::Row::Membrane { membrane, gone }))
+}
+
+pub(super) fn record_row(row: &Row<'_>) -> Parsed<store::Row> {
+    Ok(record(row)?.map(store::Row::Record))
 }
