@@ -129,6 +129,12 @@ impl Running {
         self.log.take().unwrap().join().unwrap()
     }
 
+    /// As a power cut stops it.
+    pub fn kill(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    }
+
     pub fn ask(&self, port: u16, client: Option<&str>, head: &str, body: &str) -> Option<(u16, String)> {
         self.client.ask(port, client, head, body)
     }
@@ -167,12 +173,12 @@ impl Client {
         }
     }
 
-    /// One HTTP/1.1 request over TLS, with the client certificate of this name or none. None: refused in the handshake.
+    /// One HTTP/1.1 request over TLS, with the client certificate of this name or none. None: refused in the handshake, or cut off.
     pub fn ask(&self, port: u16, client: Option<&str>, head: &str, body: &str) -> Option<(u16, String)> {
         let config = self.config(client);
         let name = ServerName::try_from("membrane-registry").unwrap();
         let mut tls = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
-        let mut tcp = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let mut tcp = TcpStream::connect(("127.0.0.1", port)).ok()?;
         tcp.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let mut stream = rustls::Stream::new(&mut tls, &mut tcp);
         let request =
@@ -183,7 +189,7 @@ impl Client {
         let _ = stream.read_to_end(&mut answer);
         let answer = String::from_utf8(answer).unwrap();
         let status = answer.split(' ').nth(1)?.parse().ok()?;
-        Some((status, answer.split_once("\r\n\r\n").unwrap().1.to_owned()))
+        Some((status, answer.split_once("\r\n\r\n")?.1.to_owned()))
     }
 
     /// One request over HTTP/2; its status.
