@@ -74,19 +74,25 @@ binaries: tools
 .PHONY: test
 test: build ## Every test, the end-to-end ones through a real Envoy included
 	@tests/tools/install.sh s3
+	@tests/tools/install.sh postgres
 	$(say) "testing"
 	@cargo test --locked --workspace
 
 # Random cases for each part of `make fuzz-long`.
 FUZZ_CASES ?= 100000
+POWER_CUTS ?= 200
+IMMEDIATE_STOPS ?= 50
 
 # A line for each part; each says how far it is, and ends at the first failure.
 .PHONY: fuzz-long
-fuzz-long: build ## Long random tests, some ten minutes: 100,000 cases for each part (FUZZ_CASES=…), 36 faults
+fuzz-long: build ## Long random tests, half an hour: 100,000 cases (FUZZ_CASES=…), 36 faults, 200 power cuts
 	$(say) "signatures against botocore and aws-sigv4: $(FUZZ_CASES) random requests each"
 	@MEMBRANE_FUZZ_CASES=$(FUZZ_CASES) cargo test --locked -p signing --test differential
 	$(say) "revocations while parts fail: two Envoys under load, 36 faults"
 	@MEMBRANE_REVOCATION=full cargo test --locked --release -p tests --test e2e revocation::faults -- --nocapture
+	@tests/tools/install.sh postgres
+	$(say) "the registry: $(POWER_CUTS) power cuts under load, and $(IMMEDIATE_STOPS) immediate stops of PostgreSQL"
+	@MEMBRANE_CUT_CYCLES=$(POWER_CUTS) MEMBRANE_STOP_CYCLES=$(IMMEDIATE_STOPS) cargo test --locked -p registry --test power
 
 .PHONY: bench-signing
 bench-signing: ## How fast a signature is, beside the crate aws-sigv4, and that it allocates nothing

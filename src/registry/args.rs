@@ -22,6 +22,14 @@ pub(crate) struct Dir {
     /// The registry's folder.
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: PathBuf,
+    /// The store: sqlite:PATH, or postgres://user@host/database (libpq's form; the password there, in PGPASSWORD, or in the file that
+    /// PGPASSFILE names). Default: sqlite:DIR/registry.db.
+    #[arg(long, value_name = "URL", env = "MEMBRANE_STORE", hide_env_values = true)]
+    pub(crate) store: Option<String>,
+    /// Where the key-encryption keys are: file:PATH, or exec:COMMAND, which prints them, one a line, the one that seals first.
+    /// Default: file:DIR/kek.
+    #[arg(long, value_name = "SOURCE", env = "MEMBRANE_KEK", hide_env_values = true)]
+    pub(crate) kek: Option<String>,
 }
 
 #[derive(Subcommand)]
@@ -53,6 +61,36 @@ pub(crate) enum Command {
     /// Certificates between gateways and the registry.
     #[command(subcommand)]
     Cert(Cert),
+    /// Write a consistent copy of a SQLite store, which may be in use, into a new file. Without the keys it opens nothing: keep those apart
+    /// from it. For PostgreSQL use pg_dump, or export.
+    Backup(File),
+    /// Put a backup in the place of a SQLite store, whose server is stopped. What was revoked since stays revoked, by the revocation log;
+    /// gateways drop what they hold. What was there stays beside it as registry.db.replaced.
+    Restore(File),
+    /// Go over every row and the revocation log: whether the keys open what is stored, and whether rows, units and log agree. Changes
+    /// nothing; complaints go to standard error, and the status is 1 if there are any.
+    Check {
+        #[command(flatten)]
+        dir: Dir,
+    },
+    /// Seal every capability that an older key sealed with the first key, beside running servers. The older keys stay needed until it says
+    /// that nothing is left.
+    Rekey {
+        #[command(flatten)]
+        dir: Dir,
+    },
+    /// Write every row of a store, which may be in use, as lines of JSON into a new file, for import into another backend.
+    Export(File),
+    /// Read what export wrote into a store that init has just made. All of it, or nothing.
+    Import(File),
+}
+
+#[derive(Args)]
+pub(crate) struct File {
+    #[command(flatten)]
+    pub(crate) dir: Dir,
+    /// The file.
+    pub(crate) file: PathBuf,
 }
 
 #[derive(Args)]

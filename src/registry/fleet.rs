@@ -11,7 +11,7 @@
 //! answers it.
 
 use crate::ports::Clock;
-use crate::store::{Position, Store, StoreError, Watching};
+use crate::store::{Epoch, Position, Store, StoreError, Watching};
 use crate::workers::Workers;
 use capability::Uid;
 use std::collections::HashMap;
@@ -68,6 +68,8 @@ struct Registration {
 
 struct Shared {
     watchers: Mutex<HashMap<Uid, Watcher>>,
+    /// The history that barriers have been about so far.
+    epoch: Mutex<Epoch>,
     /// How many barriers wait, by what was revoked.
     barriers: Mutex<HashMap<Uid, usize>>,
     /// Counts what may confirm somebody.
@@ -98,10 +100,9 @@ impl Fleet {
             stored.into_iter().map(|row| (row.watcher, presumed(row, started))).collect();
         if store.has_lost_track() {
             // A store that was restored has forgotten who asked since.
-            let lease = longest.max(PRESUMED_LEASE).as_secs();
-            let anybody = Watching { watcher: Uid([0; 16]), lease, until: 0 };
-            watchers.insert(anybody.watcher, presumed(anybody, started));
+            watchers.insert(ANYBODY, presumed(anybody(longest), started));
         }
+        let epoch = store.head()?.epoch;
         tokio::spawn(write_down(
             queue,
             Arc::clone(&store),
@@ -111,6 +112,7 @@ impl Fleet {
         ));
         let shared = Shared {
             watchers: Mutex::new(watchers),
+            epoch: Mutex::new(epoch),
             barriers: Mutex::default(),
             changes: watch::Sender::new(0),
             registrations,
@@ -184,11 +186,24 @@ impl Fleet {
             Ok(stored) => stored?,
             Err(error) => return Err(StoreError::Backend(error.to_string().into())),
         };
+        let longest = stored.iter().map(|row| row.lease).max().map_or(Duration::ZERO, Duration::from_secs);
+        let begun_anew = {
+            let mut epoch = self.0.epoch.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *epoch, position.epoch) != position.epoch
+        };
         {
             let mut watchers = self.watchers();
-            for row in stored {
-                // It asked another replica, if it is still there.
-                watchers.entry(row.watcher).or_insert_with(|| presumed(row, called));
+            let mut presume = |row: Watching| {
+                let presumed = presumed(row, called);
+                let known = watchers.entry(row.watcher).or_insert(presumed);
+                known.until = known.until.max(presumed.until);
+            };
+            // Each may have asked another replica since it asked this one.
+            if self.0.store.is_shared() {
+                stored.into_iter().for_each(&mut presume);
+            }
+            if begun_anew {
+                presume(anybody(longest));
             }
         }
         // Who comes later is answered from what was read later, and so with the revocation.
@@ -262,6 +277,13 @@ impl Drop for Barrier<'_> {
             }
         }
     }
+}
+
+/// Stands for whoever watches and was forgotten: no worker draws this name.
+const ANYBODY: Uid = Uid([0; 16]);
+
+fn anybody(longest: Duration) -> Watching {
+    Watching { watcher: ANYBODY, lease: longest.max(PRESUMED_LEASE).as_secs(), until: 0 }
 }
 
 /// Somebody of whom only the store knows, as if it had asked at `moment`.

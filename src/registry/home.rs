@@ -2,10 +2,13 @@
 
 use crate::certificates::{self, CertificateError, KeyPem, Purpose};
 use crate::files::{self, PrivateFileError, Readers};
+use crate::kek::{KekError, KekSource};
 use crate::ports::{Clock, Random, draw};
 use crate::registry::{Authorities, Registry};
+use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
-use crate::store::{Epoch, StoreError};
+use crate::store::url::StoreUrl;
+use crate::store::{Epoch, Store, StoreError};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as B64;
 use capability::Authority;
@@ -65,6 +68,26 @@ pub enum HomeError {
     /// The store could not be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The keys could not be had.
+    #[error(transparent)]
+    Kek(#[from] KekError),
+    /// The store has tenants of another folder's.
+    #[error("the store holds a registry already: copy the file kek of its folder to {kek}, or name it by --kek", kek = kek.display())]
+    ForeignStore {
+        /// Where the key is looked for.
+        kek: PathBuf,
+    },
+}
+
+/// Where a registry's parts are.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// Its store; none: `registry.db` in the folder.
+    pub store: Option<StoreUrl>,
+    /// Its keys; none: `kek` in the folder.
+    pub kek: Option<KekSource>,
 }
 
 /// What stands in `registry.json`.
@@ -122,6 +145,8 @@ impl Leaf {
 #[derive(Debug, Clone)]
 pub struct Home {
     dir: PathBuf,
+    store: StoreUrl,
+    kek: KekSource,
     /// The names under which our capabilities are honoured.
     pub authorities: Authorities,
 }
@@ -144,31 +169,35 @@ impl Home {
     /// Makes what is missing in `dir`: key-encryption key, CA, certificates, store, configuration, in this order. Every file
     /// appears whole or not at all and none is overwritten, so that a run that was killed is completed by the next.
     pub fn init(
-        dir: &Path,
+        place: &Place,
         authorities: Authorities,
         clock: &dyn Clock,
-        random: &dyn Random,
+        random: &Arc<dyn Random>,
     ) -> Result<Initialised, HomeError> {
+        let dir = &place.dir;
         make_folder(dir)?;
         // Two runs at once would sign certificates with two CAs.
         let folder = File::open(dir).map_err(at(dir))?;
         folder.lock().map_err(at(dir))?;
         files::remove_unfinished(dir).map_err(at(dir))?;
-        let authorities = match Home::open(dir) {
+        let authorities = match Home::open(place) {
             Ok(home) => home.authorities,
             Err(HomeError::NotThere { .. }) => authorities,
             Err(error) => return Err(error),
         };
-        let home = Home { dir: dir.to_owned(), authorities };
+        let home = Home::at(place, authorities);
         let mut made = Vec::new();
 
-        if !home.exists(&home.kek())? {
-            if home.exists(&home.database())? {
-                return Err(HomeError::Missing { missing: home.kek(), present: home.database() });
+        match &home.kek {
+            KekSource::File(kek) if !home.exists(kek)? => {
+                home.is_new(kek, random)?;
+                let mut line = Zeroizing::new(B64.encode(Zeroizing::new(draw::<32>(&**random)).as_slice()));
+                line.push('\n');
+                home.put(kek, line.as_bytes(), Readers::Owner, &mut made)?;
             }
-            let mut line = Zeroizing::new(B64.encode(Zeroizing::new(draw::<32>(random)).as_slice()));
-            line.push('\n');
-            home.put(&home.kek(), line.as_bytes(), Readers::Owner, &mut made)?;
+            _ => {
+                home.keks()?;
+            }
         }
         home.complete_authority(clock, &mut made)?;
         make_folder(&home.dir.join("tls"))?;
@@ -176,9 +205,16 @@ impl Home {
         for leaf in Leaf::ALL {
             home.complete_leaf(leaf, clock, &mut made)?;
         }
-        if !home.exists(&home.database())? {
-            home.open_store(random)?;
-            made.push(home.database());
+        match &home.store {
+            StoreUrl::Sqlite(path) if home.exists(path)? => {}
+            StoreUrl::Sqlite(path) => {
+                home.open_store(random)?;
+                made.push(path.clone());
+            }
+            // Its tables are made if they are not there.
+            StoreUrl::Postgres(_) => {
+                home.open_store(random)?;
+            }
         }
         let config = Config { authorities: home.all_authorities() };
         let mut json =
@@ -189,7 +225,8 @@ impl Home {
     }
 
     /// Opens the folder that `init` made.
-    pub fn open(dir: &Path) -> Result<Home, HomeError> {
+    pub fn open(place: &Place) -> Result<Home, HomeError> {
+        let dir = &place.dir;
         let path = dir.join("registry.json");
         let text = match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -204,7 +241,27 @@ impl Home {
             config.authorities.iter().map(|name| name.parse::<Authority>().map_err(|_| content()));
         let first = names.next().ok_or_else(content)??;
         let others = names.collect::<Result<_, _>>()?;
-        Ok(Home { dir: dir.to_owned(), authorities: Authorities { first, others } })
+        Ok(Home::at(place, Authorities { first, others }))
+    }
+
+    fn at(place: &Place, authorities: Authorities) -> Home {
+        let dir = place.dir.clone();
+        let store = place.store.clone().unwrap_or_else(|| StoreUrl::Sqlite(dir.join("registry.db")));
+        let kek = place.kek.clone().unwrap_or_else(|| KekSource::File(dir.join("kek")));
+        Home { dir, store, kek, authorities }
+    }
+
+    /// With a new key, nothing that is in a store could be opened.
+    fn is_new(&self, kek: &Path, random: &Arc<dyn Random>) -> Result<(), HomeError> {
+        match &self.store {
+            StoreUrl::Sqlite(path) if self.exists(path)? => {
+                Err(HomeError::Missing { missing: kek.to_owned(), present: path.clone() })
+            }
+            StoreUrl::Postgres(_) if !self.open_store(random)?.tenants()?.is_empty() => {
+                Err(HomeError::ForeignStore { kek: kek.to_owned() })
+            }
+            StoreUrl::Sqlite(_) | StoreUrl::Postgres(_) => Ok(()),
+        }
     }
 
     /// Opens the store and the keys.
@@ -215,10 +272,12 @@ impl Home {
         allow_private_targets: bool,
     ) -> Result<Registry, HomeError> {
         let keks = self.keks()?;
-        if !self.exists(&self.database())? {
-            return Err(HomeError::Missing { missing: self.database(), present: self.config() });
+        if let StoreUrl::Sqlite(path) = &self.store
+            && !self.exists(path)?
+        {
+            return Err(HomeError::Missing { missing: path.clone(), present: self.config() });
         }
-        let store = Arc::new(self.open_store(&*random)?);
+        let store = self.open_store(&random)?;
         let authorities = self.authorities.clone();
         Ok(Registry { store, keks, authorities, allow_private_targets, clock, random })
     }
@@ -246,16 +305,8 @@ impl Home {
         self.dir.join("tls").join(format!("{}-key.pem", leaf.name()))
     }
 
-    fn kek(&self) -> PathBuf {
-        self.dir.join("kek")
-    }
-
     fn ca_key(&self) -> PathBuf {
         self.dir.join("ca-key.pem")
-    }
-
-    fn database(&self) -> PathBuf {
-        self.dir.join("registry.db")
     }
 
     fn config(&self) -> PathBuf {
@@ -267,22 +318,42 @@ impl Home {
         all.map(|authority| authority.as_str().to_owned()).collect()
     }
 
-    fn open_store(&self, random: &dyn Random) -> Result<SqliteStore, HomeError> {
-        let log = self.dir.join("revocations.log");
-        Ok(SqliteStore::open(&self.database(), &log, Epoch(draw(random)))?)
+    /// The file of a SQLite store; none where it is in PostgreSQL.
+    pub fn database(&self) -> Option<&Path> {
+        match &self.store {
+            StoreUrl::Sqlite(path) => Some(path),
+            StoreUrl::Postgres(_) => None,
+        }
+    }
+
+    /// The revocation log of this folder's process.
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("revocations.log")
+    }
+
+    fn open_store(&self, random: &Arc<dyn Random>) -> Result<Arc<dyn Store>, HomeError> {
+        let random = Arc::clone(random);
+        let fresh = move || Epoch(draw(&*random));
+        Ok(match &self.store {
+            StoreUrl::Sqlite(path) => Arc::new(SqliteStore::open(path, &self.log(), fresh())?),
+            StoreUrl::Postgres(url) => Arc::new(PostgresStore::open(url, &self.log(), fresh)?),
+        })
     }
 
     /// One key a line, the sealing one first.
-    fn keks(&self) -> Result<Keks, HomeError> {
-        let path = self.kek();
-        let text = files::read_private(&path)?;
+    pub fn keks(&self) -> Result<Keks, HomeError> {
+        let path = match &self.kek {
+            KekSource::File(path) => path.clone(),
+            KekSource::Command(_) => PathBuf::from("the output of the command of --kek"),
+        };
+        let text = self.kek.read()?;
         let parse = |line: &[u8]| {
             let mut bytes = [0; 32];
             let read = B64.decode_slice(line, &mut bytes);
             let kek = matches!(read, Ok(32)).then(|| Kek::new(&mut bytes));
             bytes.zeroize();
             kek.ok_or(HomeError::Content {
-                path: self.kek(),
+                path: path.clone(),
                 what: "each line must be 32 bytes in base64url",
             })
         };

@@ -3,16 +3,19 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod whole;
 
-use args::{Cert, Cli, Command, Membrane, Serve, Tenant};
+use args::{Cert, Cli, Command, Dir, Membrane, Serve, Tenant};
 use capability::Authority;
 use clap::Parser;
 use registry::files::{self, Readers};
-use registry::home::{Home, HomeError, Leaf};
+use registry::home::{Home, HomeError, Leaf, Place};
+use registry::kek::{KekError, KekSource};
 use registry::operator::{self, OperatorError};
 use registry::ports::{Clock, Random};
 use registry::registry::{Authorities, Registry};
 use registry::serve::{Addresses, ServeError, Server};
+use registry::store::url::{StoreUrl, StoreUrlError};
 use serde::Serialize;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -42,6 +45,12 @@ enum Failure {
     OutputExists(String),
     #[error("{path}: {source}; the tenant was revoked again", path = path.display())]
     Output { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Store(#[from] StoreUrlError),
+    #[error(transparent)]
+    Whole(#[from] whole::WholeError),
+    #[error(transparent)]
+    Kek(#[from] KekError),
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -119,20 +128,14 @@ fn begin_logging() {
 
 fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Init { dir, authority } => init(&dir.dir, authority),
+        Command::Init { dir, authority } => init(&dir, authority),
         Command::Serve(options) => serve(options),
-        Command::Tenant(Tenant::Create { dir, id, out }) => {
-            create_tenant(&open(&dir.dir)?, &id, out.as_deref())
-        }
-        Command::Tenant(Tenant::List { dir }) => {
-            operator::tenants(&open(&dir.dir)?)?.iter().try_for_each(print)
-        }
-        Command::Tenant(Tenant::Revoke { dir, id }) => {
-            print(&operator::revoke_tenant(&open(&dir.dir)?, &id)?)
-        }
+        Command::Tenant(Tenant::Create { dir, id, out }) => create_tenant(&open(&dir)?, &id, out.as_deref()),
+        Command::Tenant(Tenant::List { dir }) => operator::tenants(&open(&dir)?)?.iter().try_for_each(print),
+        Command::Tenant(Tenant::Revoke { dir, id }) => print(&operator::revoke_tenant(&open(&dir)?, &id)?),
         Command::Membrane(Membrane::List { dir, tenant }) => {
             let mut result = Ok(());
-            operator::membranes(&open(&dir.dir)?, &tenant, |line| {
+            operator::membranes(&open(&dir)?, &tenant, |line| {
                 if result.is_ok() {
                     result = print(&line);
                 }
@@ -140,15 +143,21 @@ fn run(command: Command) -> Result<(), Failure> {
             result
         }
         Command::Membrane(Membrane::Revoke { dir, tenant, id }) => {
-            print(&operator::revoke_membrane(&open(&dir.dir)?, &tenant, &id)?)
+            print(&operator::revoke_membrane(&open(&dir)?, &tenant, &id)?)
         }
         Command::Revoke { dir, .. } => {
             let mut text = Zeroizing::new(String::new());
             io::stdin().take(MAX_STDIN).read_to_string(&mut text)?;
-            print(&operator::revoke_token(&open(&dir.dir)?, &text)?)
+            print(&operator::revoke_token(&open(&dir)?, &text)?)
         }
+        Command::Backup(args::File { dir, file }) => Ok(whole::backup(&home(&dir)?, &file)?),
+        Command::Restore(args::File { dir, file }) => Ok(whole::restore(&home(&dir)?, &file)?),
+        Command::Check { dir } => Ok(whole::check(&home(&dir)?)?),
+        Command::Rekey { dir } => Ok(whole::rekey(&open(&dir)?)?),
+        Command::Export(args::File { dir, file }) => Ok(whole::export(&open(&dir)?, &file)?),
+        Command::Import(args::File { dir, file }) => Ok(whole::import(&open(&dir)?, &file)?),
         Command::Cert(Cert::Issue { dir, name }) => {
-            let home = Home::open(&dir.dir)?;
+            let home = Home::open(&place(&dir)?)?;
             let leaves =
                 if name.is_empty() { Leaf::ALL.to_vec() } else { name.into_iter().map(Leaf::from).collect() };
             for leaf in leaves {
@@ -159,8 +168,21 @@ fn run(command: Command) -> Result<(), Failure> {
     }
 }
 
-fn open(dir: &Path) -> Result<Registry, Failure> {
-    Ok(Home::open(dir)?.registry(Arc::new(SystemClock), Arc::new(SystemRandom), false)?)
+fn place(dir: &Dir) -> Result<Place, Failure> {
+    let env = |name: &str| std::env::var(name).ok();
+    Ok(Place {
+        dir: dir.dir.clone(),
+        store: dir.store.as_deref().map(|url| StoreUrl::parse(url, env)).transpose()?,
+        kek: dir.kek.as_deref().map(KekSource::parse).transpose()?,
+    })
+}
+
+fn home(dir: &Dir) -> Result<Home, Failure> {
+    Ok(Home::open(&place(dir)?)?)
+}
+
+fn open(dir: &Dir) -> Result<Registry, Failure> {
+    Ok(Home::open(&place(dir)?)?.registry(Arc::new(SystemClock), Arc::new(SystemRandom), false)?)
 }
 
 /// One line of JSON on standard output, wiped once it is written.
@@ -185,9 +207,11 @@ fn authorities(mut given: Vec<Authority>) -> Option<Authorities> {
     Some(Authorities { first, others: given })
 }
 
-fn init(dir: &Path, authority: Vec<Authority>) -> Result<(), Failure> {
+fn init(dir: &Dir, authority: Vec<Authority>) -> Result<(), Failure> {
     let Some(asked) = authorities(authority) else { return Ok(()) };
-    let done = Home::init(dir, asked, &SystemClock, &SystemRandom)?;
+    let random: Arc<dyn Random> = Arc::new(SystemRandom);
+    let done = Home::init(&place(dir)?, asked, &SystemClock, &random)?;
+    let dir = &dir.dir;
     let mut out = io::stdout();
     if done.made.is_empty() {
         writeln!(out, "{} holds a registry already: nothing was changed", dir.display())?;
@@ -219,7 +243,7 @@ fn create_tenant(registry: &Registry, id: &str, out: Option<&Path>) -> Result<()
 }
 
 fn serve(options: Serve) -> Result<(), Failure> {
-    let mut home = Home::open(&options.dir.dir)?;
+    let mut home = Home::open(&place(&options.dir)?)?;
     if let Some(authorities) = authorities(options.authority) {
         home.authorities = authorities;
     }

@@ -93,7 +93,10 @@ impl RevocationLog {
         }
         entries.iter().for_each(|entry| text.push_str(&entry.line()));
         self.file.write_all(text.as_bytes())?;
-        self.file.sync_data()
+        if let Err(error) = self.file.sync_data() {
+            crate::durability::end("the revocation log", &error);
+        }
+        Ok(())
     }
 
     fn is_torn(&mut self) -> io::Result<bool> {

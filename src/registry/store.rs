@@ -10,7 +10,11 @@
 //!   clearing up is always safe.
 //! * Methods block; callers keep them off the threads that serve the network ([`crate::workers`]).
 
+pub mod postgres;
 pub mod sqlite;
+pub mod url;
+
+mod rows;
 
 use capability::record::Kind;
 use capability::{LookupId, MembraneId, Uid, Unit, Units};
@@ -80,7 +84,7 @@ impl Found {
 }
 
 /// A tenant with its three controls.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct NewTenant {
     /// The tenant's uid.
     pub uid: Uid,
@@ -93,7 +97,7 @@ pub struct NewTenant {
 }
 
 /// A membrane with its two controls.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct NewMembrane {
     /// The membrane itself.
     pub membrane: Membrane,
@@ -197,6 +201,60 @@ pub struct Collected {
     pub next: Option<LookupId>,
 }
 
+/// One row of a store, as it is: what backups between backends, checks and re-wrapping go over. Sealed parts stay sealed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Row {
+    /// The head; the first row of all.
+    Head(Position),
+    /// A unit.
+    Unit {
+        /// What can be revoked.
+        unit: Unit,
+        /// Seconds since 1970; none while it is not revoked.
+        revoked_at: Option<u64>,
+    },
+    /// A tenant, or the tombstone of one.
+    Tenant {
+        /// The tenant.
+        tenant: Tenant,
+        /// Whether it is a tombstone.
+        gone: bool,
+    },
+    /// A membrane, or the tombstone of one.
+    Membrane {
+        /// The membrane; a tombstone has no escrow.
+        membrane: Membrane,
+        /// Whether it is a tombstone.
+        gone: bool,
+    },
+    /// A capability.
+    Record(Record),
+}
+
+/// What came of bringing rows into a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Loaded {
+    /// All of them are there.
+    Yes(u64),
+    /// Nothing was done: the store holds something.
+    NotEmpty,
+}
+
+/// A record's outer layer, exchanged for another one.
+#[derive(Debug, Clone)]
+pub struct Rewrapped {
+    /// Which record.
+    pub lookup: LookupId,
+    /// What it had.
+    pub before: Vec<u8>,
+    /// What it is to have.
+    pub after: Vec<u8>,
+}
+
+/// Where rows come from.
+pub type Rows<'a> = dyn Iterator<Item = Result<Row, StoreError>> + Send + 'a;
+
 /// Why a store could not do what it was asked. Nothing was done. Never holds what was stored.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -263,7 +321,24 @@ pub trait Store: Send + Sync + 'static {
     /// Whether who follows the feed may be unknown: the store was found restored, or was brought up to date, when it was opened.
     fn has_lost_track(&self) -> bool;
 
+    /// Whether other processes may answer gateways from the same store.
+    fn is_shared(&self) -> bool;
+
     /// Looks at up to `limit` records after `after` in the order of lookup ids, and removes those that will never be alive
     /// again: expired ones, and dead grants. Dead controls stay, because a repeated revoke must go on being answered.
     fn collect(&self, after: Option<LookupId>, limit: usize, now: u64) -> Result<Collected, StoreError>;
+
+    /// Every row, in one snapshot: the head, units, tenants, membranes, records. Events and watchers belong to this store's
+    /// epoch and to nobody else's. An error that `each` gives ends it.
+    fn scan(&self, each: &mut (dyn FnMut(Row) -> Result<(), StoreError> + Send)) -> Result<(), StoreError>;
+
+    /// Brings rows that [`Store::scan`] gave into a store that holds nothing, all or none. The head's sequence number is taken over and
+    /// `fresh` becomes the epoch. The log gets what the rows say was revoked.
+    fn load(&self, rows: &mut Rows<'_>, fresh: Epoch) -> Result<Loaded, StoreError>;
+
+    /// Records in the order of lookup ids, after `after`.
+    fn records(&self, after: Option<LookupId>, limit: usize) -> Result<Vec<Record>, StoreError>;
+
+    /// Exchanges outer layers, where they are still what they were; how many were exchanged.
+    fn rewrap(&self, records: &[Rewrapped]) -> Result<usize, StoreError>;
 }

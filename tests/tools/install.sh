@@ -3,6 +3,7 @@
 # nothing; two runs at a time wait for each other.
 #   install.sh            Envoy, moto, botocore, the clients from npm, wasm-opt and the target: what `make demo`, `run` and `test` need
 #   install.sh s3         an S3 that verifies chunk signatures, and clients of S3: what `make test` needs besides
+#   install.sh postgres   a PostgreSQL without TLS, where the machine has no server: what `make test` needs besides
 #   install.sh deny       cargo-deny: what `make check` needs besides
 #   install.sh fuzz       cargo-fuzz and a nightly compiler: what `make fuzz` needs
 set -eu
@@ -143,6 +144,22 @@ install_python_clients() {
     cp tests/tools/clients.txt "$stamp"
 }
 
+# The machine's own where there is one, as Debian's package `postgresql` is: tests/common/postgres.rs of the registry looks in the same places.
+install_postgres() {
+    for place in "$(pg_config --bindir 2>/dev/null || true)" "$(dirname "$(command -v postgres || echo /none/postgres)")" \
+        /usr/lib/postgresql/*/bin; do
+        if [ -x "$place/initdb" ] && [ -x "$place/postgres" ]; then return; fi
+    done
+    stamp=.tools/venv-postgres.stamp
+    if cmp -s tests/tools/postgres.txt "$stamp"; then return; fi
+    say "installing PostgreSQL into .tools/venv-postgres (11 MB)"
+    rm -rf .tools/venv-postgres "$stamp"
+    python3 -m venv .tools/venv-postgres
+    .tools/venv-postgres/bin/pip install --disable-pip-version-check --no-deps --only-binary :all: --require-hashes -q \
+        -r tests/tools/postgres.txt >&2
+    cp tests/tools/postgres.txt "$stamp"
+}
+
 # AWS's SDK for JavaScript.
 install_node_clients() {
     stamp=.tools/node-s3.stamp
@@ -163,7 +180,8 @@ install_node_clients() {
 case "${1:-}" in
 "") install_python_tools; install_node_packages; install_optimiser; install_wasm_target ;;
 s3) install_python_clients; install_node_clients; install_s3_server ;;
+postgres) install_postgres ;;
 deny) install_cargo_deny ;;
 fuzz) install_cargo_fuzz ;;
-*) echo "usage: $0 [s3|deny|fuzz]" >&2; exit 2 ;;
+*) echo "usage: $0 [s3|postgres|deny|fuzz]" >&2; exit 2 ;;
 esac

@@ -1,24 +1,30 @@
 //! The store in one SQLite file: the default, embedded backend.
 //!
-//! WAL with `synchronous=FULL`, so that what was answered survives a power cut; one writer at a time in this process, and a
+//! WAL with `synchronous=FULL`, so that what was answered survives a power cut; one writer in this process ([`writer`]), and a
 //! busy timeout for the operator's commands, which work on the same file beside a running server. The SQL is plain, so that
 //! a second backend can share its shape.
 
 mod rows;
 mod schema;
+mod whole;
+mod writer;
 
+use super::rows::{blob, number};
 use super::{
-    Added, Collected, EVENTS_KEPT, Epoch, Event, Events, Found, Membrane, NewMembrane, NewTenant, Page,
-    Position, Record, Revoked, Store, StoreError, Tenant, Watching,
+    Added, Collected, EVENTS_KEPT, Epoch, Event, Events, Found, Loaded, Membrane, NewMembrane, NewTenant,
+    Page, Position, Record, Revoked, Rewrapped, Rows, Store, StoreError, Tenant, Watching,
 };
 use crate::revocation_log::{Entry, RevocationLog};
+use crate::store;
 use capability::record::Kind;
 use capability::{LookupId, Uid, Unit, Units};
-use rows::{blob, number};
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+pub use whole::{close_for_good, copy, look, verify};
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, TransactionBehavior, params};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use writer::Writer;
 
 /// How long a writer waits for another process's. Writes take milliseconds; a backup tool may hold the lock for longer.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,17 +41,14 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
-struct Writer {
-    connection: Connection,
-    log: RevocationLog,
-}
-
 /// An open store.
 pub struct SqliteStore {
     path: PathBuf,
-    writer: Mutex<Writer>,
+    log: PathBuf,
     readers: Mutex<Vec<Connection>>,
     lost_track: bool,
+    /// Dropped last: whoever closes last takes what the WAL holds into the database, and readers cannot.
+    writer: Writer,
 }
 
 impl SqliteStore {
@@ -56,17 +59,18 @@ impl SqliteStore {
         let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
+        let path_of_log = log.to_owned();
         let mut log = RevocationLog::open(log).map_err(StoreError::Log)?;
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let older = schema::bring_up_to_date(&tx, fresh)?;
         let restored = reconcile(&tx, &mut log, fresh)?;
         tx.commit()?;
-        let writer = Mutex::new(Writer { connection, log });
-        let lost_track = older || restored;
-        Ok(SqliteStore { path: path.to_owned(), writer, readers: Mutex::new(Vec::new()), lost_track })
+        let writer = Writer::start(connection, log)?;
+        let (readers, lost_track) = (Mutex::new(Vec::new()), older || restored);
+        Ok(SqliteStore { path: path.to_owned(), log: path_of_log, readers, lost_track, writer })
     }
 
-    fn read<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let pooled = lock(&self.readers).pop();
         let mut connection = match pooled {
             Some(connection) => connection,
@@ -78,19 +82,6 @@ impl SqliteStore {
             readers.push(connection);
         }
         result
-    }
-
-    fn write<T>(
-        &self,
-        work: impl FnOnce(&Transaction<'_>, &mut RevocationLog) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        let mut writer = lock(&self.writer);
-        let Writer { connection, log } = &mut *writer;
-        // Dropped without a commit, a transaction is rolled back: nothing half-written stays after an error.
-        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let result = work(&tx, log)?;
-        tx.commit()?;
-        Ok(result)
     }
 }
 
@@ -113,7 +104,8 @@ impl Store for SqliteStore {
     }
 
     fn add_tenant(&self, tenant: &NewTenant) -> Result<Added, StoreError> {
-        self.write(|tx, _| {
+        let tenant = tenant.clone();
+        self.writer.write(move |tx, _| {
             let taken = tx
                 .prepare_cached("SELECT 1 FROM tenants WHERE id = ?1 AND gone = 0")?
                 .exists(params![tenant.id])?;
@@ -129,8 +121,9 @@ impl Store for SqliteStore {
     }
 
     fn add_membrane(&self, guards: &[LookupId], now: u64, new: &NewMembrane) -> Result<Added, StoreError> {
-        self.write(|tx, log| {
-            if let Some(dead) = first_dead(tx, guards, now)? {
+        let (guards, new) = (guards.to_vec(), new.clone());
+        self.writer.write(move |tx, log| {
+            if let Some(dead) = first_dead(tx, &guards, now)? {
                 return Ok(Added::Dead(dead));
             }
             let membrane = &new.membrane;
@@ -145,19 +138,7 @@ impl Store for SqliteStore {
                 }
                 let _ = revoke(tx, log, Unit::Uid(standing.uid), now)?;
             }
-            tx.prepare_cached(
-                "INSERT INTO membranes (uid, tenant, id, units, expires_at, escrow, created_at, gone)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0)",
-            )?
-            .execute(params![
-                membrane.uid.0,
-                membrane.tenant.0,
-                membrane.id.as_str(),
-                membrane.units.to_bytes(),
-                membrane.expires_at.map(number),
-                membrane.escrow,
-                number(membrane.created_at),
-            ])?;
+            insert_membrane(tx, membrane)?;
             insert_unit(tx, membrane.uid)?;
             new.records.iter().try_for_each(|record| insert_record(tx, record))?;
             Ok(Added::Yes)
@@ -165,11 +146,12 @@ impl Store for SqliteStore {
     }
 
     fn add_record(&self, guards: &[LookupId], now: u64, record: &Record) -> Result<Added, StoreError> {
-        self.write(|tx, _| {
-            if let Some(dead) = first_dead(tx, guards, now)? {
+        let (guards, record) = (guards.to_vec(), record.clone());
+        self.writer.write(move |tx, _| {
+            if let Some(dead) = first_dead(tx, &guards, now)? {
                 return Ok(Added::Dead(dead));
             }
-            insert_record(tx, record)?;
+            insert_record(tx, &record)?;
             Ok(Added::Yes)
         })
     }
@@ -216,7 +198,7 @@ impl Store for SqliteStore {
     }
 
     fn revoke(&self, guard: Option<LookupId>, unit: Unit, now: u64) -> Result<Revoked, StoreError> {
-        self.write(|tx, log| {
+        self.writer.write(move |tx, log| {
             if let Some(guard) = guard {
                 let alive =
                     |found: &Found| !found.is_expired(now) && found.dead.iter().all(|dead| *dead == unit);
@@ -254,14 +236,15 @@ impl Store for SqliteStore {
     }
 
     fn note_watchers(&self, watching: &[Watching], now: u64) -> Result<(), StoreError> {
-        self.write(|tx, _| {
+        let watching = watching.to_vec();
+        self.writer.write(move |tx, _| {
             let mut statement = tx.prepare_cached(
                 "INSERT INTO watchers (watcher, lease, until) VALUES (?1, ?2, ?3)
                  ON CONFLICT (watcher) DO UPDATE SET
                      lease = MAX(lease, excluded.lease), until = MAX(until, excluded.until)",
             )?;
             for Watching { watcher, lease, until } in watching {
-                statement.execute(params![watcher.0, number(*lease), number(*until)])?;
+                statement.execute(params![watcher.0, number(lease), number(until)])?;
             }
             tx.prepare_cached("DELETE FROM watchers WHERE until < ?1")?.execute(params![number(now)])?;
             Ok(())
@@ -281,20 +264,14 @@ impl Store for SqliteStore {
         self.lost_track
     }
 
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     fn collect(&self, after: Option<LookupId>, limit: usize, now: u64) -> Result<Collected, StoreError> {
         // Found while reading, so that the writer is held only where there is something to remove; a dead record stays dead.
         let (dead, next) = self.read(|tx| {
-            let batch = tx
-                .prepare_cached(&format!("{SELECT_RECORD} WHERE lookup > ?1 ORDER BY lookup LIMIT ?2"))?
-                .query_map(
-                    params![
-                        after.map_or(Vec::new(), |lookup| lookup.0.to_vec()),
-                        i64::try_from(limit).unwrap_or(i64::MAX)
-                    ],
-                    rows::record,
-                )?
-                .map(|row| row?)
-                .collect::<Result<Vec<Record>, StoreError>>()?;
+            let batch = records(tx, after, limit)?;
             let next = batch.last().map(|record| record.lookup).filter(|_| batch.len() == limit);
             let mut dead = Vec::new();
             for record in batch {
@@ -305,26 +282,74 @@ impl Store for SqliteStore {
             }
             Ok((dead, next))
         })?;
+        let removed = dead.len();
         if !dead.is_empty() {
-            self.write(|tx, _| {
+            self.writer.write(move |tx, _| {
                 let mut statement = tx.prepare_cached("DELETE FROM records WHERE lookup = ?1")?;
                 dead.iter().try_for_each(|lookup| statement.execute(params![lookup.0]).map(|_| ()))?;
                 Ok(())
             })?;
         }
-        Ok(Collected { removed: dead.len(), next })
+        Ok(Collected { removed, next })
     }
+
+    fn scan(
+        &self,
+        each: &mut (dyn FnMut(store::Row) -> Result<(), StoreError> + Send),
+    ) -> Result<(), StoreError> {
+        self.read(|tx| whole::scan(tx, each))
+    }
+
+    fn load(&self, rows: &mut Rows<'_>, fresh: Epoch) -> Result<Loaded, StoreError> {
+        // Another connection than the writer's, since rows may be borrowed; SQLite has them wait for each other.
+        let mut connection = connect(&self.path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut entries = Vec::new();
+        let loaded = whole::load(&tx, rows, fresh, &mut entries)?;
+        if let Loaded::Yes(_) = loaded {
+            RevocationLog::open(&self.log)
+                .and_then(|mut log| log.append(&entries))
+                .map_err(StoreError::Log)?;
+            tx.commit()?;
+        }
+        Ok(loaded)
+    }
+
+    fn records(&self, after: Option<LookupId>, limit: usize) -> Result<Vec<Record>, StoreError> {
+        self.read(|tx| records(tx, after, limit))
+    }
+
+    fn rewrap(&self, records: &[Rewrapped]) -> Result<usize, StoreError> {
+        let records = records.to_vec();
+        self.writer.write(move |tx, _| {
+            let mut statement =
+                tx.prepare_cached("UPDATE records SET sealed = ?3 WHERE lookup = ?1 AND sealed = ?2")?;
+            records.iter().try_fold(0, |done, record| {
+                Ok(done + statement.execute(params![record.lookup.0, record.before, record.after])?)
+            })
+        })
+    }
+}
+
+fn records(tx: &Connection, after: Option<LookupId>, limit: usize) -> Result<Vec<Record>, StoreError> {
+    let after = after.map_or(Vec::new(), |lookup| lookup.0.to_vec());
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    tx.prepare_cached(&format!("{SELECT_RECORD} WHERE lookup > ?1 ORDER BY lookup LIMIT ?2"))?
+        .query_map(params![after, limit], rows::record)?
+        .map(|row| row?)
+        .collect()
 }
 
 const SELECT_RECORD: &str = "SELECT lookup, sealed, kind, units, expires_at, created_at FROM records";
 const SELECT_MEMBRANE: &str = "SELECT uid, tenant, id, units, expires_at, escrow, created_at FROM membranes
                                WHERE tenant = ?1 AND gone = 0";
 
-fn head(tx: &Transaction<'_>) -> Result<Position, StoreError> {
+fn head(tx: &Connection) -> Result<Position, StoreError> {
     tx.prepare_cached("SELECT epoch, seq FROM head")?.query_row([], rows::position)?
 }
 
-fn find(tx: &Transaction<'_>, lookup: LookupId) -> Result<Option<Found>, StoreError> {
+fn find(tx: &Connection, lookup: LookupId) -> Result<Option<Found>, StoreError> {
     let record = tx
         .prepare_cached(&format!("{SELECT_RECORD} WHERE lookup = ?1"))?
         .query_row(params![lookup.0], rows::record)
@@ -333,7 +358,7 @@ fn find(tx: &Transaction<'_>, lookup: LookupId) -> Result<Option<Found>, StoreEr
     record.map(|record| with_dead_units(tx, record)).transpose()
 }
 
-fn with_dead_units(tx: &Transaction<'_>, record: Record) -> Result<Found, StoreError> {
+fn with_dead_units(tx: &Connection, record: Record) -> Result<Found, StoreError> {
     let mut dead = dead_units(tx, &record.units)?;
     if is_revoked(tx, &record.lookup.0)? == Some(true) {
         dead.push(Unit::Lookup(record.lookup));
@@ -341,7 +366,7 @@ fn with_dead_units(tx: &Transaction<'_>, record: Record) -> Result<Found, StoreE
     Ok(Found { record, dead })
 }
 
-fn dead_units(tx: &Transaction<'_>, units: &Units) -> Result<Vec<Unit>, StoreError> {
+fn dead_units(tx: &Connection, units: &Units) -> Result<Vec<Unit>, StoreError> {
     let mut dead = Vec::new();
     for uid in units.uids() {
         if is_revoked(tx, &uid.0)? != Some(false) {
@@ -358,7 +383,7 @@ fn dead_units(tx: &Transaction<'_>, units: &Units) -> Result<Vec<Unit>, StoreErr
 }
 
 /// `None` where the unit is missing.
-fn is_revoked(tx: &Transaction<'_>, unit: &[u8]) -> Result<Option<bool>, StoreError> {
+fn is_revoked(tx: &Connection, unit: &[u8]) -> Result<Option<bool>, StoreError> {
     let revoked = tx
         .prepare_cached("SELECT revoked_at IS NOT NULL FROM units WHERE unit = ?1")?
         .query_row(params![unit], |row: &Row<'_>| row.get(0))
@@ -366,11 +391,11 @@ fn is_revoked(tx: &Transaction<'_>, unit: &[u8]) -> Result<Option<bool>, StoreEr
     Ok(revoked)
 }
 
-fn is_alive(tx: &Transaction<'_>, membrane: &Membrane, now: u64) -> Result<bool, StoreError> {
+fn is_alive(tx: &Connection, membrane: &Membrane, now: u64) -> Result<bool, StoreError> {
     Ok(membrane.expires_at.is_none_or(|at| at > now) && dead_units(tx, &membrane.units)?.is_empty())
 }
 
-fn first_dead(tx: &Transaction<'_>, guards: &[LookupId], now: u64) -> Result<Option<LookupId>, StoreError> {
+fn first_dead(tx: &Connection, guards: &[LookupId], now: u64) -> Result<Option<LookupId>, StoreError> {
     for guard in guards {
         if !find(tx, *guard)?.is_some_and(|found| found.is_alive(now)) {
             return Ok(Some(*guard));
@@ -379,12 +404,29 @@ fn first_dead(tx: &Transaction<'_>, guards: &[LookupId], now: u64) -> Result<Opt
     Ok(None)
 }
 
-fn insert_unit(tx: &Transaction<'_>, uid: Uid) -> Result<(), StoreError> {
+fn insert_membrane(tx: &Connection, membrane: &Membrane) -> Result<(), StoreError> {
+    tx.prepare_cached(
+        "INSERT INTO membranes (uid, tenant, id, units, expires_at, escrow, created_at, gone)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0)",
+    )?
+    .execute(params![
+        membrane.uid.0,
+        membrane.tenant.0,
+        membrane.id.as_str(),
+        membrane.units.to_bytes(),
+        membrane.expires_at.map(number),
+        membrane.escrow,
+        number(membrane.created_at),
+    ])?;
+    Ok(())
+}
+
+fn insert_unit(tx: &Connection, uid: Uid) -> Result<(), StoreError> {
     tx.prepare_cached("INSERT INTO units (unit, revoked_at) VALUES (?1, NULL)")?.execute(params![uid.0])?;
     Ok(())
 }
 
-fn insert_record(tx: &Transaction<'_>, record: &Record) -> Result<(), StoreError> {
+fn insert_record(tx: &Connection, record: &Record) -> Result<(), StoreError> {
     tx.prepare_cached(
         "INSERT INTO records (lookup, sealed, kind, units, expires_at, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )?
@@ -399,12 +441,7 @@ fn insert_record(tx: &Transaction<'_>, record: &Record) -> Result<(), StoreError
     Ok(())
 }
 
-fn revoke(
-    tx: &Transaction<'_>,
-    log: &mut RevocationLog,
-    unit: Unit,
-    now: u64,
-) -> Result<Revoked, StoreError> {
+fn revoke(tx: &Connection, log: &mut Vec<Entry>, unit: Unit, now: u64) -> Result<Revoked, StoreError> {
     match is_revoked(tx, blob(&unit))? {
         Some(true) => return Ok(Revoked::Already),
         Some(false) => {}
@@ -422,13 +459,12 @@ fn revoke(
         .execute(params![number(position.seq), blob(&unit)])?;
     tx.prepare_cached("DELETE FROM events WHERE seq <= ?1")?
         .execute(params![number(position.seq.saturating_sub(EVENTS_KEPT))])?;
-    // The log first: a revocation that is in the log alone was not acknowledged, and is made good at the next start.
-    log.append(&[Entry { position, unit: Some(unit) }]).map_err(StoreError::Log)?;
+    log.push(Entry { position, unit: Some(unit) });
     Ok(Revoked::Now(position))
 }
 
 /// Marks the unit, and its membrane or tenant as gone; a membrane's escrow has nothing left to give back.
-fn mark(tx: &Transaction<'_>, unit: Unit, now: u64) -> Result<(), StoreError> {
+fn mark(tx: &Connection, unit: Unit, now: u64) -> Result<(), StoreError> {
     tx.prepare_cached(
         "INSERT INTO units (unit, revoked_at) VALUES (?1, ?2)
          ON CONFLICT (unit) DO UPDATE SET revoked_at = excluded.revoked_at",
@@ -442,7 +478,7 @@ fn mark(tx: &Transaction<'_>, unit: Unit, now: u64) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn set_head(tx: &Transaction<'_>, position: Position) -> Result<(), StoreError> {
+fn set_head(tx: &Connection, position: Position) -> Result<(), StoreError> {
     tx.prepare_cached("UPDATE head SET epoch = ?1, seq = ?2")?
         .execute(params![position.epoch.0, number(position.seq)])?;
     Ok(())
@@ -450,7 +486,7 @@ fn set_head(tx: &Transaction<'_>, position: Position) -> Result<(), StoreError> 
 
 /// Compares the log with the store: its last line with the head, and what it says was revoked with what is. Where they differ, one of them has lost something: all that the log holds is
 /// revoked, what only the store holds is written to the log, and a new epoch begins. `true`: that was so.
-fn reconcile(tx: &Transaction<'_>, log: &mut RevocationLog, fresh: Epoch) -> Result<bool, StoreError> {
+fn reconcile(tx: &Connection, log: &mut RevocationLog, fresh: Epoch) -> Result<bool, StoreError> {
     let before = head(tx)?;
     let last = log.last().map_err(StoreError::Log)?;
     let logged = log.entries().map_err(StoreError::Log)?;

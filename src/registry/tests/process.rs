@@ -1,214 +1,29 @@
 //! The program as an operator runs it: init, serve, TLS, signals, logs.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "test code")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    dead_code,
+    unreachable_pub,
+    reason = "test code"
+)]
 
+#[path = "common/postgres.rs"]
+mod postgres;
+#[path = "common/process.rs"]
+mod program;
+
+use program::{Running, contents, fails, home, ok, program, run, serve, serve_with, token};
 use registry::certificates;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::Arc;
+use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
-
-fn program(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_membrane-registry"));
-    command.args(args).env("MEMBRANE_LOG", "trace");
-    command
-}
-
-fn run(args: &[&str]) -> Output {
-    program(args).output().unwrap()
-}
-
-fn ok(args: &[&str]) -> String {
-    let output = run(args);
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Fails with this message, and soon: what should have been refused may otherwise run for ever.
-fn fails(args: &[&str], message: &str) {
-    let mut child = program(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    for _ in 0..200 {
-        if child.try_wait().unwrap().is_some() {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    let _ = child.kill();
-    let output = child.wait_with_output().unwrap();
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{args:?}");
-    assert!(error.contains(message), "{error} should hold {message}");
-}
-
-fn home() -> (tempfile::TempDir, String) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("reg").to_str().unwrap().to_owned();
-    ok(&["init", "--dir", &path, "--authority", "gw.example:8443"]);
-    (dir, path)
-}
-
-/// Every file, its content and its permissions.
-fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>, u32)> {
-    let mut all = Vec::new();
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            all.extend(contents(&path));
-        } else {
-            let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
-            all.push((path.clone(), fs::read(&path).unwrap(), mode));
-        }
-    }
-    all.sort();
-    all
-}
-
-struct Running {
-    child: Child,
-    control: u16,
-    gateway: u16,
-    metrics: u16,
-    client: Client,
-    log: Option<std::thread::JoinHandle<String>>,
-}
-
-/// A test that fails leaves no server behind.
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Whoever has the certificates of a registry's folder.
-#[derive(Clone)]
-struct Client {
-    dir: PathBuf,
-}
-
-fn serve(dir: &str) -> Running {
-    let any = "127.0.0.1:0";
-    let mut child = program(&["serve", "--dir", dir, "--control", any, "--gateway", any, "--metrics", any])
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap());
-    let (mut line, mut log) = (String::new(), String::new());
-    while !line.contains("serving") {
-        line.clear();
-        assert!(lines.read_line(&mut line).unwrap() > 0, "it ended: {log}");
-        log.push_str(&line);
-    }
-    let port = |name: &str| {
-        let rest = line.split_once(&format!("{name}=127.0.0.1:")).unwrap().1;
-        rest.split_whitespace().next().unwrap().parse().unwrap()
-    };
-    let (control, gateway, metrics) = (port("control"), port("gateway"), port("metrics"));
-    let log = std::thread::spawn(move || {
-        lines.read_to_string(&mut log).unwrap();
-        log
-    });
-    Running { child, control, gateway, metrics, client: Client { dir: dir.into() }, log: Some(log) }
-}
-
-impl Running {
-    /// Stops it as an init system does; its log.
-    fn stop(mut self) -> String {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        assert!(self.child.wait().unwrap().success());
-        self.log.take().unwrap().join().unwrap()
-    }
-
-    fn ask(&self, port: u16, client: Option<&str>, head: &str, body: &str) -> Option<(u16, String)> {
-        self.client.ask(port, client, head, body)
-    }
-
-    fn api(&self, method: &str, target: &str, bearer: &str, body: &str) -> (u16, Value) {
-        let head = format!("{method} {target} HTTP/1.1\r\nauthorization: Bearer {bearer}");
-        let (status, body) = self.ask(self.control, None, &head, body).unwrap();
-        (status, serde_json::from_str(&body).unwrap())
-    }
-
-    fn plain(&self, path: &str) -> String {
-        let mut tcp = TcpStream::connect(("127.0.0.1", self.metrics)).unwrap();
-        write!(tcp, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        tcp.read_to_string(&mut answer).unwrap();
-        answer
-    }
-}
-
-impl Client {
-    fn config(&self, client: Option<&str>) -> ClientConfig {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(self.dir.join("ca.pem")).unwrap()).unwrap();
-        let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots);
-        match client {
-            None => builder.with_no_client_auth(),
-            Some(name) => {
-                let file = |end| self.dir.join("tls").join(format!("{name}{end}"));
-                let certificate = CertificateDer::from_pem_file(file(".pem")).unwrap();
-                let key = PrivateKeyDer::from_pem_file(file("-key.pem")).unwrap();
-                builder.with_client_auth_cert(vec![certificate], key).unwrap()
-            }
-        }
-    }
-
-    /// One HTTP/1.1 request over TLS, with the client certificate of this name or none. None: refused in the handshake.
-    fn ask(&self, port: u16, client: Option<&str>, head: &str, body: &str) -> Option<(u16, String)> {
-        let config = self.config(client);
-        let name = ServerName::try_from("membrane-registry").unwrap();
-        let mut tls = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
-        let mut tcp = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        tcp.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let mut stream = rustls::Stream::new(&mut tls, &mut tcp);
-        let request =
-            format!("{head}\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-        stream.write_all(request.as_bytes()).ok()?;
-        let mut answer = Vec::new();
-        // A server that closes without the TLS farewell has still answered.
-        let _ = stream.read_to_end(&mut answer);
-        let answer = String::from_utf8(answer).unwrap();
-        let status = answer.split(' ').nth(1)?.parse().ok()?;
-        Some((status, answer.split_once("\r\n\r\n").unwrap().1.to_owned()))
-    }
-
-    /// One request over HTTP/2; its status.
-    async fn ask_http2(&self, port: u16, bearer: &str, body: &str) -> u16 {
-        let mut config = self.config(None);
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let tcp = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-        let name = ServerName::try_from("membrane-registry").unwrap();
-        let tls = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap();
-        assert_eq!(tls.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
-        let io = hyper_util::rt::TokioIo::new(tls);
-        let executor = hyper_util::rt::TokioExecutor::new();
-        let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
-        tokio::spawn(connection);
-        let request = hyper::Request::post("https://membrane-registry/")
-            .header("authorization", format!("Bearer {bearer}"))
-            .header("x-canary", "canary-header")
-            .body(body.to_owned())
-            .unwrap();
-        sender.send_request(request).await.unwrap().status().as_u16()
-    }
-}
-
-fn token(uri: &Value) -> &str {
-    uri.as_str().unwrap().split_once('#').unwrap().1
-}
 
 #[test]
 fn init_makes_everything_once_and_completes_what_is_half_done() {
@@ -479,4 +294,59 @@ fn a_stopping_server_answers_held_questions() {
     std::thread::sleep(Duration::from_millis(300));
     server.stop();
     assert_eq!(held.join().unwrap(), 200);
+}
+
+#[test]
+fn two_registries_over_one_postgresql() {
+    let (_keep, dir) = home();
+    let keep = tempfile::tempdir().unwrap();
+    let url = postgres::Server::shared().schema();
+    // The password is not on the command line, and nowhere else either.
+    let env = [
+        ("PGPASSWORD", postgres::PASSWORD),
+        ("MEMBRANE_STORE", &*url.replace(&format!(":{}", postgres::PASSWORD), "")),
+    ];
+    let with = |args: &[&str]| {
+        let output = program(args).envs(env).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    with(&["init", "--dir", &dir]);
+    let tenant: Value =
+        serde_json::from_str(&with(&["tenant", "create", "--dir", &dir, "--id", "acme"])).unwrap();
+    // A second machine: a folder of its own, the keys of the first.
+    let second = keep.path().join("second").to_str().unwrap().to_owned();
+    let mut refused = program(&["init", "--dir", &second]);
+    let refused = refused.envs(env).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("copy the file kek"), "{said}");
+    fs::create_dir_all(&second).unwrap();
+    with(&["init", "--dir", &second, "--kek", &format!("exec:cat '{dir}/kek'")]);
+    let one = serve_with(&dir, |command| {
+        command.envs(env);
+    });
+    let other = serve_with(&second, |command| {
+        command.envs(env).args(["--kek", &format!("file:{dir}/kek")]);
+    });
+    let (status, made) = one.api("POST", "/", token(&tenant["create"]), r#"{"id":"m"}"#);
+    assert_eq!(status, 201);
+    let export = token(&made["capabilities"]["export"]);
+    let (status, minted) = other.api("POST", "/", export, r#"{"uri":"https://example.com/"}"#);
+    assert_eq!(status, 201, "{minted}");
+    let lookup = capability::Token::parse(token(&minted["capability"]).as_bytes()).unwrap().lookup_id();
+    let alive = |server: &Running| {
+        let head = format!("GET /v1/records/{lookup}?watcher=AQEBAQEBAQEBAQEBAQEBAQ&lease=1 HTTP/1.1");
+        server.ask(server.gateway, Some("gateway-client"), &head, "").unwrap().0
+    };
+    assert_eq!((alive(&one), alive(&other)), (200, 200));
+    assert_eq!(other.api("DELETE", "/", token(&made["capabilities"]["revoke"]), "").0, 202);
+    assert_eq!((alive(&one), alive(&other)), (404, 404));
+    for log in [one.stop(), other.stop()] {
+        assert!(!log.contains(postgres::PASSWORD) && log.contains("serving"), "{log}");
+    }
+    for folder in [&dir, &second] {
+        let files = contents(Path::new(folder));
+        let canary = postgres::PASSWORD.as_bytes();
+        assert!(!files.iter().any(|file| file.1.windows(canary.len()).any(|window| window == canary)));
+    }
 }

@@ -1,25 +1,43 @@
 //! The store's contract, for every backend: add a backend to `backends`, and all of it is asked of it.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    dead_code,
+    unreachable_pub,
+    reason = "test code"
+)]
+
+#[path = "common/postgres.rs"]
+mod postgres;
 
 use capability::record::Kind;
 use capability::{LookupId, MembraneId, Uid, Unit, UnitPair, Units};
+use registry::store::postgres::PostgresStore;
 use registry::store::sqlite::SqliteStore;
 use registry::store::{
-    Added, Epoch, Event, Events, Membrane, NewMembrane, NewTenant, Page, Position, Record, Revoked, Store,
+    Added, Epoch, Event, Events, Loaded, Membrane, NewMembrane, NewTenant, Page, Position, Record, Revoked,
+    Rewrapped, Row, Store,
 };
 use std::path::Path;
 use std::sync::Arc;
 
 const NOW: u64 = 1_790_000_000;
 
-/// Opens, or opens again, the store that lives in a folder.
-type Open = fn(&Path, Epoch) -> Arc<dyn Store>;
+/// Opens, or opens again, a store that was empty at first.
+type Open = Box<dyn Fn(&Path, Epoch) -> Arc<dyn Store>>;
 
 fn backends() -> Vec<Open> {
-    vec![|dir, fresh| {
+    let sqlite = |dir: &Path, fresh| -> Arc<dyn Store> {
         Arc::new(SqliteStore::open(&dir.join("registry.db"), &dir.join("revocations.log"), fresh).unwrap())
-    }]
+    };
+    let url = postgres::parse(&postgres::Server::shared().schema());
+    let postgres = move |dir: &Path, fresh| -> Arc<dyn Store> {
+        Arc::new(PostgresStore::open(&url, &dir.join("revocations.log"), move || fresh).unwrap())
+    };
+    vec![Box::new(sqlite), Box::new(postgres)]
 }
 
 fn each(test: impl Fn(&dyn Fn(u8) -> Arc<dyn Store>)) {
@@ -354,6 +372,81 @@ fn two_processes_see_each_other() {
         assert!(matches!(revoke(&*operator, 2), Revoked::Now(_)));
         assert!(!is_alive(&*server, 2));
         assert_eq!(server.events(None).unwrap().head.seq, 1);
+    });
+}
+
+fn rows(store: &dyn Store) -> Vec<Row> {
+    let mut rows = Vec::new();
+    store
+        .scan(&mut |row| {
+            rows.push(row);
+            Ok(())
+        })
+        .unwrap();
+    rows
+}
+
+#[test]
+fn what_is_scanned_from_one_backend_is_loaded_into_any_other() {
+    for (from, into) in [(0, 1), (1, 0), (0, 0), (1, 1)] {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let store = backends().swap_remove(from)(dirs[0].path(), Epoch([1; 16]));
+        let _ = store.add_tenant(&tenant(1, "acme")).unwrap();
+        let _ = store.add_tenant(&tenant(2, "gone")).unwrap();
+        for uid in [3, 4, 5] {
+            let _ = store.add_membrane(&guard(1), NOW, &membrane(1, uid, &format!("m\u{e9} {uid}"))).unwrap();
+        }
+        let units = Units::join(pair(1, Some(3)), &[&Units::own(pair(1, Some(4)))]).unwrap();
+        let units = units.re_exporting(LookupId([77; 32])).unwrap();
+        for lookup in 100..160 {
+            let grant = record(lookup, Kind::Grant, &units, Some(NOW + u64::from(lookup)));
+            assert_eq!(store.add_record(&guard(3), NOW, &grant).unwrap(), Added::Yes);
+        }
+        let _ = (revoke(&*store, 2), revoke(&*store, 5));
+        let _ = store.revoke(None, Unit::Lookup(LookupId([101; 32])), NOW).unwrap();
+        let before = rows(&*store);
+        assert_eq!(before.len(), 1 + 6 + 2 + 3 + 65, "head, units, tenants, membranes, records");
+
+        let open = backends().swap_remove(into);
+        let other = open(dirs[1].path(), Epoch([2; 16]));
+        // Half of it, and then an error: nothing.
+        let mut broken =
+            before.iter().take(9).cloned().map(Ok).chain([Err(registry::store::StoreError::Damaged("x"))]);
+        assert!(other.load(&mut broken, Epoch([3; 16])).is_err());
+        assert_eq!(rows(&*other).len(), 1);
+        let mut all = before.iter().cloned().map(Ok);
+        assert_eq!(other.load(&mut all, Epoch([3; 16])).unwrap(), Loaded::Yes(77));
+        let after = rows(&*other);
+        assert_eq!(after[1..], before[1..]);
+        assert_eq!(after[0], Row::Head(Position { epoch: Epoch([3; 16]), seq: 3 }));
+        let mut again = before.iter().cloned().map(Ok);
+        assert_eq!(other.load(&mut again, Epoch([4; 16])).unwrap(), Loaded::NotEmpty);
+        // The log knows what was revoked: opened again, nothing disagrees.
+        assert!(matches!(revoke(&*other, 4), Revoked::Now(at) if at.seq == 4));
+        drop(other);
+        let other = open(dirs[1].path(), Epoch([9; 16]));
+        assert_eq!(other.head().unwrap(), Position { epoch: Epoch([3; 16]), seq: 4 });
+    }
+}
+
+#[test]
+fn outer_layers_are_exchanged_where_they_are_what_they_were() {
+    each(|open| {
+        let store = open(1);
+        let _ = store.add_tenant(&tenant(1, "acme")).unwrap();
+        let units = Units::own(pair(1, None));
+        for lookup in [10, 11] {
+            let _ = store.add_record(&guard(1), NOW, &record(lookup, Kind::Grant, &units, None)).unwrap();
+        }
+        let change = |lookup: u8, before: u8| Rewrapped {
+            lookup: LookupId([lookup; 32]),
+            before: vec![before; 600],
+            after: vec![9; 700],
+        };
+        assert_eq!(store.rewrap(&[change(10, 10), change(11, 10), change(12, 12)]).unwrap(), 1);
+        let records = store.records(Some(LookupId([1; 32])), 10).unwrap();
+        assert_eq!(records.iter().map(|record| record.sealed.len()).collect::<Vec<_>>(), [700, 600]);
+        assert_eq!(store.records(None, 2).unwrap().len(), 2);
     });
 }
 

@@ -1,7 +1,7 @@
 //! The tables, and how an older store is brought up to date.
 
 use crate::store::{Epoch, StoreError};
-use rusqlite::{Transaction, params};
+use rusqlite::{Connection, Transaction, params};
 
 /// The version that this program writes, kept in `user_version`.
 const VERSION: i64 = 2;
@@ -61,6 +61,17 @@ pub(super) fn bring_up_to_date(tx: &Transaction<'_>, fresh: Epoch) -> Result<boo
             tx.pragma_update(None, "user_version", VERSION)?;
             Ok(found == 1)
         }
+        _ => Err(StoreError::Newer { found, known: VERSION }),
+    }
+}
+
+/// Refuses a store that this program does not know.
+pub(super) fn check_version(connection: &Connection) -> Result<(), StoreError> {
+    let found: i64 =
+        connection.query_row("SELECT user_version FROM pragma_user_version", [], |row| row.get(0))?;
+    match found {
+        1..=VERSION => Ok(()),
+        0 => Err(StoreError::Damaged("database of something else")),
         _ => Err(StoreError::Newer { found, known: VERSION }),
     }
 }
