@@ -40,6 +40,9 @@ const MAX_BARRIERS_PER_TARGET: usize = 2;
 /// Who may be watching a store that has lost track of them has at least this lease: the default of gateways.
 const PRESUMED_LEASE: Duration = Duration::from_secs(60);
 
+/// In seconds, how far the wall clocks of replicas may differ, or one may be set.
+const CLOCK_SKEW: u64 = 60;
+
 /// A lease as it is waited out: two clocks that differ by a thousandth, and the last scheduling delays, are within it.
 fn with_slack(lease: Duration) -> Duration {
     lease + lease / 1_000 + Duration::from_millis(100)
@@ -180,9 +183,10 @@ impl Fleet {
         patience: Duration,
     ) -> Result<usize, StoreError> {
         let called = Instant::now();
-        let store = Arc::clone(&self.0.store);
+        // With room for wall clocks that differ.
+        let (store, since) = (Arc::clone(&self.0.store), self.0.clock.now().saturating_sub(CLOCK_SKEW));
         let mut changes = self.0.changes.subscribe();
-        let stored = match self.0.workers.run(move || store.watchers(0)).await {
+        let stored = match self.0.workers.run(move || store.watchers(since)).await {
             Ok(stored) => stored?,
             Err(error) => return Err(StoreError::Backend(error.to_string().into())),
         };
@@ -199,9 +203,7 @@ impl Fleet {
                 known.until = known.until.max(presumed.until);
             };
             // Each may have asked another replica since it asked this one.
-            if self.0.store.is_shared() {
-                stored.into_iter().for_each(&mut presume);
-            }
+            stored.into_iter().for_each(&mut presume);
             if begun_anew {
                 presume(anybody(longest));
             }

@@ -321,9 +321,6 @@ pub trait Store: Send + Sync + 'static {
     /// Whether who follows the feed may be unknown: the store was found restored, or was brought up to date, when it was opened.
     fn has_lost_track(&self) -> bool;
 
-    /// Whether other processes may answer gateways from the same store.
-    fn is_shared(&self) -> bool;
-
     /// Looks at up to `limit` records after `after` in the order of lookup ids, and removes those that will never be alive
     /// again: expired ones, and dead grants. Dead controls stay, because a repeated revoke must go on being answered.
     fn collect(&self, after: Option<LookupId>, limit: usize, now: u64) -> Result<Collected, StoreError>;

@@ -401,10 +401,6 @@ impl Store for PostgresStore {
         true
     }
 
-    fn is_shared(&self) -> bool {
-        true
-    }
-
     fn collect(&self, after: Option<LookupId>, limit: usize, now: u64) -> Result<Collected, StoreError> {
         let (dead, next) = self.run(READ, async |tx| {
             let batch = queries::records(tx, after, limit).await?;

@@ -264,10 +264,6 @@ impl Store for SqliteStore {
         self.lost_track
     }
 
-    fn is_shared(&self) -> bool {
-        false
-    }
-
     fn collect(&self, after: Option<LookupId>, limit: usize, now: u64) -> Result<Collected, StoreError> {
         // Found while reading, so that the writer is held only where there is something to remove; a dead record stays dead.
         let (dead, next) = self.read(|tx| {
