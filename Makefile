@@ -74,6 +74,13 @@ fuzz-long: tools ## Long random tests, a quarter of an hour: 100,000 cases (FUZZ
 bench-signing: ## How fast a signature is, beside the crate aws-sigv4, and that it allocates nothing
 	@cargo bench --locked -p signing --bench sign
 
+# One core, where the system can say so.
+ONE_CORE := $(if $(shell command -v taskset 2>/dev/null),taskset -c 0,)
+.PHONY: bench-registry
+bench-registry: ## The registry with 1,000,000 capabilities: lookups, exports, revoking, start-up, memory
+	@cargo bench --locked -p registry --bench registry --no-run
+	@$(ONE_CORE) cargo bench --locked -p registry --bench registry
+
 .PHONY: lint
 lint: tools
 	$(say) "checking the format"
