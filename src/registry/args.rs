@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 /// The Membrane registry: keeps sealed capabilities, and tells gateways what was revoked.
 ///
-/// Logs go to standard error; MEMBRANE_LOG sets their level (off, error, warn, info, debug, trace). Exit status: 0 done, 1 failed,
+/// Logs go to standard error; MEMBRANE_LOG sets their level (off, error, warn, info, debug, trace), MEMBRANE_LOG_FORMAT=json their form. Exit status: 0 done, 1 failed,
 /// 2 wrong usage.
 #[derive(Parser)]
 #[command(name = "membrane-registry", version)]
@@ -30,6 +30,9 @@ pub(crate) struct Dir {
     /// Default: file:DIR/kek.
     #[arg(long, value_name = "SOURCE", env = "MEMBRANE_KEK", hide_env_values = true)]
     pub(crate) kek: Option<String>,
+    /// Append a line of JSON for each action of a control or of the operator to this file. It may be renamed at any time; it is then begun anew.
+    #[arg(long, value_name = "FILE", env = "MEMBRANE_AUDIT")]
+    pub(crate) audit: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -116,6 +119,9 @@ pub(crate) struct Serve {
     /// Let capabilities lead to this machine and to private networks by literal address.
     #[arg(long)]
     pub(crate) allow_private_targets: bool,
+    /// Most membranes that a tenant may have at a time; more are answered with 403. Default: no limit.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) max_membranes: Option<u64>,
 }
 
 #[derive(Subcommand)]

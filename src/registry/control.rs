@@ -1,9 +1,11 @@
 //! The control listener: the Membrane API at `/`, and nothing else. The bearer alone decides what a request is.
 
+use crate::audit::Event;
 use crate::error::ApiError;
 use crate::feed::Feed;
 use crate::fleet::{BARRIER_TIMEOUT, Fleet};
 use crate::metrics::{Metrics, count, count_status};
+use crate::ports::draw;
 use crate::query_string::QueryString;
 use crate::registry::{Presented, Registry};
 use crate::reply;
@@ -16,6 +18,7 @@ use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use capability::{Create, Export, FieldError, MembraneId, Role, Token};
 use serde::Serialize;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use zeroize::{Zeroize, Zeroizing};
@@ -48,9 +51,29 @@ pub fn router(control: Control) -> Router {
 }
 
 async fn answer(State(control): State<Control>, request: Request) -> Response {
-    let response = control.serve(request).await.unwrap_or_else(ApiError::into_response);
-    count_status(&control.metrics.control, response.status().as_u16());
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.to_string());
+    let mut event = None;
+    let response = control.serve(request, &mut event).await.unwrap_or_else(ApiError::into_response);
+    let status = response.status().as_u16();
+    count_status(&control.metrics.control, status);
+    // What a control that may be used was asked to do, and what came of it; whoever has none is counted and no more.
+    if let Some(mut event) = event {
+        let request = hex(&draw::<8>(&*control.registry.random));
+        tracing::debug!(request, role = event.action, status, "answered");
+        (event.status, event.peer, event.request) = (status, peer, Some(request));
+        let registry = Arc::clone(&control.registry);
+        // Even if this one is not waited for any more.
+        let _ = tokio::task::spawn_blocking(move || registry.audit.write(&event)).await;
+    }
     response
+}
+
+/// Who is at the other end of a request's connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub SocketAddr);
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[derive(Serialize)]
@@ -64,7 +87,7 @@ struct Accepted {
 }
 
 impl Control {
-    async fn serve(&self, request: Request) -> Result<Response, ApiError> {
+    async fn serve(&self, request: Request, event: &mut Option<Event>) -> Result<Response, ApiError> {
         let (parts, body) = request.into_parts();
         if parts.uri.path() != "/" {
             return Err(ApiError::NotFound);
@@ -75,6 +98,7 @@ impl Control {
         let registry = Arc::clone(&self.registry);
         let presented = self.workers.run(move || registry.present(&token)).await??;
         let role = presented.control.role;
+        let event = event.insert(Event::of(self.registry.clock.now(), &presented.control));
         let query = parts.uri.query();
         let (methods, allow): (&[Method], _) = match role {
             Role::Create | Role::Export => (&[Method::POST], "POST"),
@@ -92,6 +116,7 @@ impl Control {
                 let Create { id } = Create::parse(&body?)?;
                 let created =
                     self.run(presented, move |registry, presented| registry.create(presented, &id)).await?;
+                event.membrane = Some(created.uid);
                 count(&self.metrics.membranes_created);
                 reply::json(StatusCode::CREATED, &created)
             }
@@ -101,6 +126,7 @@ impl Control {
                 let minted = self
                     .run(presented, move |registry, presented| registry.export(presented, export))
                     .await?;
+                event.capability = Some(minted.lookup);
                 count(&self.metrics.capabilities_exported);
                 reply::json(StatusCode::CREATED, &minted)
             }
@@ -120,6 +146,7 @@ impl Control {
                 // The body says nothing, but must not be larger than others.
                 body?;
                 let revoked = self.run(presented, Registry::revoke).await?;
+                event.position = Some(revoked.position.into());
                 if revoked.now {
                     count(&self.metrics.revocations);
                     self.feed.look();
@@ -133,7 +160,6 @@ impl Control {
                 reply::json(accepted, &answer)
             }
         };
-        tracing::debug!(role = role.as_str(), status = response.status().as_u16(), "answered");
         Ok(response)
     }
 

@@ -27,6 +27,11 @@ pub enum ApiError {
     /// A membrane of the tenant has the id.
     #[error("id: the tenant has a membrane with this id")]
     Conflict,
+    /// The tenant has all that it may have.
+    #[error(
+        "the tenant has {0} membranes, the most that this registry's operator lets one have: revoke some, or ask the operator"
+    )]
+    Quota(u64),
     /// The body is larger than the published limit.
     #[error("the body must have at most {limit} bytes", limit = crate::control::MAX_BODY)]
     TooLarge,
@@ -72,6 +77,7 @@ impl ApiError {
             ApiError::NotFound => StatusCode::NOT_FOUND,
             ApiError::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             ApiError::Conflict => StatusCode::CONFLICT,
+            ApiError::Quota(_) => StatusCode::FORBIDDEN,
             ApiError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             ApiError::Slow => StatusCode::REQUEST_TIMEOUT,
             ApiError::Busy => StatusCode::SERVICE_UNAVAILABLE,

@@ -1,6 +1,7 @@
 //! For operators: `/healthz` (the process answers), `/readyz` (the store answers too), `/metrics` (Prometheus).
 
 use crate::metrics::Metrics;
+use crate::registry::Registry;
 use crate::store::Store;
 use crate::workers::Workers;
 use axum::Router;
@@ -18,6 +19,8 @@ pub struct Health {
     pub store: Arc<dyn Store>,
     /// Where it is asked.
     pub workers: Arc<Workers>,
+    /// Who writes down who did what, and whether that fails.
+    pub registry: Arc<Registry>,
     /// What is shown.
     pub metrics: Arc<Metrics>,
     /// Set once the server drains: from then on it is not ready.
@@ -46,5 +49,11 @@ async fn ready(State(health): State<Health>) -> Response {
 }
 
 async fn metrics(State(health): State<Health>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], health.metrics.render()).into_response()
+    let name = "membrane_registry_audit_failures_total";
+    let audit = format!(
+        "# HELP {name} Audit events that could not be written.\n# TYPE {name} counter\n{name} {}\n",
+        health.registry.audit.failures()
+    );
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], format!("{}{}", health.metrics.render(), audit))
+        .into_response()
 }

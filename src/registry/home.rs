@@ -1,10 +1,11 @@
 //! The registry's folder: what `init` makes, and what everything else opens.
 
+use crate::audit::Audit;
 use crate::certificates::{self, CertificateError, KeyPem, Purpose};
 use crate::files::{self, PrivateFileError, Readers};
 use crate::kek::{KekError, KekSource};
 use crate::ports::{Clock, Random, draw};
-use crate::registry::{Authorities, Registry};
+use crate::registry::{Authorities, Limits, Registry};
 use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
 use crate::store::url::StoreUrl;
@@ -88,6 +89,8 @@ pub struct Place {
     pub store: Option<StoreUrl>,
     /// Its keys; none: `kek` in the folder.
     pub kek: Option<KekSource>,
+    /// Where it is written who did what; none: nowhere.
+    pub audit: Option<PathBuf>,
 }
 
 /// What stands in `registry.json`.
@@ -147,6 +150,7 @@ pub struct Home {
     dir: PathBuf,
     store: StoreUrl,
     kek: KekSource,
+    audit: Option<PathBuf>,
     /// The names under which our capabilities are honoured.
     pub authorities: Authorities,
 }
@@ -248,7 +252,7 @@ impl Home {
         let dir = place.dir.clone();
         let store = place.store.clone().unwrap_or_else(|| StoreUrl::Sqlite(dir.join("registry.db")));
         let kek = place.kek.clone().unwrap_or_else(|| KekSource::File(dir.join("kek")));
-        Home { dir, store, kek, authorities }
+        Home { dir, store, kek, audit: place.audit.clone(), authorities }
     }
 
     /// With a new key, nothing that is in a store could be opened.
@@ -279,7 +283,12 @@ impl Home {
         }
         let store = self.open_store(&random)?;
         let authorities = self.authorities.clone();
-        Ok(Registry { store, keks, authorities, allow_private_targets, clock, random })
+        let audit = match &self.audit {
+            Some(path) => Audit::to(path).map_err(at(path))?,
+            None => Audit::default(),
+        };
+        let limits = Limits::default();
+        Ok(Registry { store, keks, authorities, allow_private_targets, clock, random, audit, limits })
     }
 
     /// Signs a certificate anew; its key stays. Running servers notice.

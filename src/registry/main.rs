@@ -121,9 +121,12 @@ fn begin_logging() {
         .with_default(level.min(LevelFilter::WARN))
         .with_target("registry", level)
         .with_target("membrane_registry", level);
-    let layer =
-        tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(false).with_filter(targets);
-    tracing_subscriber::registry().with(layer).init();
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(false);
+    if std::env::var("MEMBRANE_LOG_FORMAT").is_ok_and(|format| format == "json") {
+        tracing_subscriber::registry().with(lines.json().with_filter(targets)).init();
+    } else {
+        tracing_subscriber::registry().with(lines.with_filter(targets)).init();
+    }
 }
 
 fn run(command: Command) -> Result<(), Failure> {
@@ -174,6 +177,7 @@ fn place(dir: &Dir) -> Result<Place, Failure> {
         dir: dir.dir.clone(),
         store: dir.store.as_deref().map(|url| StoreUrl::parse(url, env)).transpose()?,
         kek: dir.kek.as_deref().map(KekSource::parse).transpose()?,
+        audit: dir.audit.clone(),
     })
 }
 
@@ -247,8 +251,9 @@ fn serve(options: Serve) -> Result<(), Failure> {
     if let Some(authorities) = authorities(options.authority) {
         home.authorities = authorities;
     }
-    let registry =
+    let mut registry =
         home.registry(Arc::new(SystemClock), Arc::new(SystemRandom), options.allow_private_targets)?;
+    registry.limits.membranes = options.max_membranes;
     let addresses =
         Addresses { control: options.control, gateway: options.gateway, metrics: options.metrics };
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {

@@ -1,5 +1,6 @@
 //! The operator's side: tenants, membranes and leaked tokens, on the store beside a running server.
 
+use crate::audit::Event;
 use crate::error::ApiError;
 use crate::registry::{Registry, TenantUris};
 use crate::store::{Page, Revoked, StoreError};
@@ -59,7 +60,10 @@ const STEP: usize = 1_000;
 
 /// Makes a tenant.
 pub fn create_tenant(registry: &Registry, id: &str) -> Result<TenantUris, OperatorError> {
-    registry.create_tenant(&MembraneId::parse(id)?)?.ok_or(OperatorError::Taken)
+    let uris = registry.create_tenant(&MembraneId::parse(id)?)?.ok_or(OperatorError::Taken)?;
+    let tenant = Some(uris.uid);
+    registry.audit.write(&Event { tenant, ..Event::new(registry.clock.now(), "operator.tenant.create") });
+    Ok(uris)
 }
 
 /// The tenants that are not revoked.
@@ -118,8 +122,13 @@ pub fn revoke_token(registry: &Registry, text: &str) -> Result<Outcome, Operator
 }
 
 fn revoke(registry: &Registry, unit: Unit, unknown: OperatorError) -> Result<Outcome, OperatorError> {
-    match registry.store.revoke(None, unit, registry.clock.now())? {
-        Revoked::Now(_) => Ok(Outcome { revoked: true }),
+    let now = registry.clock.now();
+    match registry.store.revoke(None, unit, now)? {
+        Revoked::Now(position) => {
+            let (unit, position) = (Some(unit), Some(position.into()));
+            registry.audit.write(&Event { unit, position, ..Event::new(now, "operator.revoke") });
+            Ok(Outcome { revoked: true })
+        }
         Revoked::Already => Ok(Outcome { revoked: false }),
         // Without a guard nothing can be dead before it.
         Revoked::Unknown | Revoked::Dead => Err(unknown),

@@ -4,14 +4,15 @@
 
 mod minting;
 
+use crate::audit::Audit;
 use crate::error::ApiError;
 use crate::ports::{Clock, Random, Rng, draw};
 use crate::reply::to_wiped_json;
 use crate::store::{Added, Found, Membrane, NewMembrane, NewTenant, Page, Position, Record, Revoked, Store};
 use capability::record::{self, Header, Keks, Kind};
 use capability::{
-    Authority, CapabilityUri, Content, Control, Export, Exported, MembraneId, Role, Token, Uid, Unit,
-    UnitPair, Units, escrow,
+    Authority, CapabilityUri, Content, Control, Export, Exported, LookupId, MembraneId, Role, Token, Uid,
+    Unit, UnitPair, Units, escrow,
 };
 use minting::{Mint, earlier};
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,17 @@ pub struct Registry {
     pub clock: Arc<dyn Clock>,
     /// Randomness.
     pub random: Arc<dyn Random>,
+    /// Who did what.
+    pub audit: Audit,
+    /// What a tenant may have.
+    pub limits: Limits,
+}
+
+/// What a tenant may have.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Limits {
+    /// Most membranes that are not revoked; none: as many as it makes. Kept to within what is asked for at the same moment.
+    pub membranes: Option<u64>,
 }
 
 /// At least one authority.
@@ -74,6 +86,9 @@ pub struct Created {
     pub id: String,
     /// The membrane's controls.
     pub capabilities: MembraneUris,
+    /// By which logs speak of it.
+    #[serde(skip)]
+    pub uid: Uid,
 }
 
 /// The URIs of a membrane's controls.
@@ -99,6 +114,9 @@ pub struct Listed {
 pub struct Minted {
     /// The new capability.
     pub capability: SecretText,
+    /// By which logs speak of it.
+    #[serde(skip)]
+    pub lookup: LookupId,
 }
 
 /// What the operator hands to a new tenant.
@@ -113,6 +131,9 @@ pub struct TenantUris {
     pub query: SecretText,
     /// Ends the tenant.
     pub delete_self: SecretText,
+    /// By which logs speak of it.
+    #[serde(skip)]
+    pub uid: Uid,
 }
 
 /// What came of a revocation.
@@ -214,6 +235,7 @@ impl Registry {
                 create: self.uri(create),
                 query: self.uri(query),
                 delete_self: self.uri(delete_self),
+                uid,
             })),
             Added::Taken | Added::Dead(_) => Ok(None),
         }
@@ -224,6 +246,11 @@ impl Registry {
         let (mint, control) = (self.mint(), &presented.control);
         let public = control.escrow.as_ref().ok_or(ApiError::Internal)?;
         let (tenant, uid) = (control.tenant, Uid(draw(&*self.random)));
+        if let Some(limit) = self.limits.membranes
+            && self.store.count_membranes(tenant, limit)? >= limit
+        {
+            return Err(ApiError::Quota(limit));
+        }
         let units = Units::join(UnitPair { tenant, membrane: Some(uid) }, &[&presented.record.units])
             .map_err(|error| ApiError::BadRequest(format!("this control was {error}")))?;
         let expires_at = presented.record.expires_at;
@@ -245,6 +272,7 @@ impl Registry {
             Added::Yes => Ok(Created {
                 id: uris.id,
                 capabilities: MembraneUris { export: uris.export, revoke: uris.revoke },
+                uid,
             }),
             Added::Taken => Err(ApiError::Conflict),
             Added::Dead(_) => Err(ApiError::Unauthorized),
@@ -271,7 +299,7 @@ impl Registry {
             // Revoked or expired since it was listed: as gone as one revoked a moment earlier.
             if alive {
                 let capabilities = MembraneUris { export: uris.export, revoke: uris.revoke };
-                membranes.push(Created { id: uris.id, capabilities });
+                membranes.push(Created { id: uris.id, capabilities, uid: membrane.uid });
             }
         }
         Ok(Listed { membranes, completed })
@@ -326,7 +354,7 @@ impl Registry {
         let units = self.join(presented, &[&through.units])?;
         let (token, record) = mint.record(content, &units, earlier(through.expires_at, expires_at))?;
         match self.store.add_record(&[through.lookup], mint.now, &record)? {
-            Added::Yes => Ok(Minted { capability: self.uri(token) }),
+            Added::Yes => Ok(Minted { capability: self.uri(token), lookup: record.lookup }),
             Added::Taken | Added::Dead(_) => Err(ApiError::Unauthorized),
         }
     }
@@ -349,7 +377,7 @@ impl Registry {
         let expires_at = earlier(earlier(through.expires_at, source.expires_at), expires_at);
         let (new, record) = mint.sealed(source.kind, &json, &units, expires_at)?;
         match self.store.add_record(&[through.lookup, source.lookup], mint.now, &record)? {
-            Added::Yes => Ok(Minted { capability: self.uri(new) }),
+            Added::Yes => Ok(Minted { capability: self.uri(new), lookup: record.lookup }),
             Added::Dead(lookup) if lookup == source.lookup => Err(dead()),
             Added::Taken | Added::Dead(_) => Err(ApiError::Unauthorized),
         }

@@ -25,6 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt as _;
 
 /// Most connections of one listener. A gateway holds a few; the feed is meant to have thousands of readers.
 const MAX_CONNECTIONS: usize = 16_384;
@@ -135,6 +136,7 @@ impl Server {
 
         let health = Health {
             store,
+            registry: Arc::clone(&registry),
             workers: Arc::clone(&workers),
             metrics: Arc::clone(&metrics),
             draining: Arc::clone(&draining),
@@ -205,7 +207,7 @@ struct Door {
 impl Door {
     async fn accept(self, listener: TcpListener) {
         loop {
-            let Ok((stream, _)) = listener.accept().await else {
+            let Ok((stream, peer)) = listener.accept().await else {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             };
@@ -220,11 +222,11 @@ impl Door {
             let (router, ends) = (self.router.clone(), self.ends.clone());
             tokio::spawn(async move {
                 match tls {
-                    None => converse(stream, router, ends, permit).await,
+                    None => converse(stream, peer, router, ends, permit).await,
                     Some(config) => {
                         let handshake = TlsAcceptor::from(config).accept(stream);
                         match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
-                            Ok(Ok(stream)) => converse(stream, router, ends, permit).await,
+                            Ok(Ok(stream)) => converse(stream, peer, router, ends, permit).await,
                             Ok(Err(error)) => refused(&metrics, &error),
                             Err(_) => refused(&metrics, &io::ErrorKind::TimedOut.into()),
                         }
@@ -257,7 +259,13 @@ impl Stream for tokio_rustls::server::TlsStream<TcpStream> {
     }
 }
 
-async fn converse(stream: impl Stream, router: Router, mut ends: Ends, permit: OwnedSemaphorePermit) {
+async fn converse(
+    stream: impl Stream,
+    peer: SocketAddr,
+    router: Router,
+    mut ends: Ends,
+    permit: OwnedSemaphorePermit,
+) {
     // By what was agreed on, and not by the first bytes: waiting for those has no timeout.
     let mut builder = Builder::new(TokioExecutor::new());
     builder = if stream.is_http2() { builder.http2_only() } else { builder.http1_only() };
@@ -273,6 +281,10 @@ async fn converse(stream: impl Stream, router: Router, mut ends: Ends, permit: O
         .keep_alive_timeout(PING_EVERY)
         .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
         .max_concurrent_streams(MAX_STREAMS);
+    let router = router.map_request(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(control::Peer(peer));
+        request
+    });
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = std::pin::pin!(connection);
     // A client that went away or broke the protocol has been told, if it could be.

@@ -297,6 +297,9 @@ pub trait Store: Send + Sync + 'static {
     /// The tenant's membranes that are alive.
     fn membranes(&self, tenant: Uid, now: u64, page: &Page) -> Result<Vec<Membrane>, StoreError>;
 
+    /// How many membranes of the tenant are not revoked, counted up to `most`.
+    fn count_membranes(&self, tenant: Uid, most: u64) -> Result<u64, StoreError>;
+
     /// The tenants that are not revoked, ordered by the bytes of their ids.
     fn tenants(&self) -> Result<Vec<Tenant>, StoreError>;
 

@@ -354,8 +354,8 @@ impl Sim {
         for slot in &self.slots {
             let replica = slot.running.borrow().clone().unwrap();
             for lookup in &dead {
-                let request =
-                    Request::builder().uri(format!("/v1/records/{lookup}")).body(Body::empty()).unwrap();
+                let uri = format!("/v1/records/{lookup}?watcher=AQEBAQEBAQEBAQEBAQEBAQ&lease=1");
+                let request = Request::builder().uri(uri).body(Body::empty()).unwrap();
                 let answer = replica.serve(replica.gateway.clone(), request).await;
                 if answer.is_none_or(|(status, _)| status != 404) {
                     self.truth

@@ -349,6 +349,10 @@ impl Store for PostgresStore {
         self.run(READ, async |tx| queries::membranes(tx, tenant, now, page).await)
     }
 
+    fn count_membranes(&self, tenant: Uid, most: u64) -> Result<u64, StoreError> {
+        self.run(READ, async |tx| queries::count_membranes(tx, tenant, most).await)
+    }
+
     fn tenants(&self) -> Result<Vec<Tenant>, StoreError> {
         self.run(READ, async |tx| queries::tenants(tx).await)
     }

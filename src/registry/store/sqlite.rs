@@ -188,6 +188,16 @@ impl Store for SqliteStore {
         })
     }
 
+    fn count_membranes(&self, tenant: Uid, most: u64) -> Result<u64, StoreError> {
+        self.read(|tx| {
+            let sql =
+                "SELECT count(*) FROM (SELECT 1 FROM membranes WHERE tenant = ?1 AND gone = 0 LIMIT ?2)";
+            let count: i64 =
+                tx.prepare_cached(sql)?.query_row(params![tenant.0, number(most)], |row| row.get(0))?;
+            super::rows::time(count)
+        })
+    }
+
     fn tenants(&self) -> Result<Vec<Tenant>, StoreError> {
         self.read(|tx| {
             tx.prepare_cached("SELECT uid, id, created_at FROM tenants WHERE gone = 0 ORDER BY id")?

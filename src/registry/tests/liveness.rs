@@ -147,6 +147,12 @@ async fn play(steps: Vec<Step>) {
                         let token = common::token(&reply.json["capabilities"][name]);
                         model.add(token, Some((role, tenant, number)), needs.clone(), create.expires_at);
                     }
+                    // Whoever stood there was dead without having been revoked, and is revoked so that the id is free: a control of
+                    // another membrane that was delegated through it is dead then too, even if that one's own end did not count.
+                    let stood = |(_, other, taken, ..): &&(usize, usize, u8, serde_json::Value, Known)| {
+                        (*other, *taken) == (tenant, id)
+                    };
+                    model.dead.extend(model.membranes.iter().filter(stood).map(|(number, ..)| *number));
                     // It is listed as long as nothing that it needs is dead: as an export control would be, were it never leaked.
                     let stands = Known { number, role: None, needs, ..create };
                     model.membranes.push((number, tenant, id, reply.json, stands));

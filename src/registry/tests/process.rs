@@ -350,3 +350,96 @@ fn two_registries_over_one_postgresql() {
         assert!(!files.iter().any(|file| file.1.windows(canary.len()).any(|window| window == canary)));
     }
 }
+
+#[test]
+fn who_did_what_is_written_down_without_a_secret_and_tenants_have_limits() {
+    let (keep, dir) = home();
+    let file = keep.path().join("audit.jsonl");
+    let audit = file.to_str().unwrap();
+    let tenant: Value = serde_json::from_str(&ok(&[
+        "tenant",
+        "create",
+        "--dir",
+        &dir,
+        "--audit",
+        audit,
+        "--id",
+        "canary-tenant",
+    ]))
+    .unwrap();
+    let server = serve_with(&dir, |command| {
+        command.args(["--audit", audit, "--max-membranes", "2"]);
+    });
+    let create = token(&tenant["create"]);
+    let (_, made) = server.api("POST", "/", create, r#"{"id":"canary-one"}"#);
+    assert_eq!(server.api("POST", "/", create, r#"{"id":"canary-one"}"#).0, 409);
+    assert_eq!(server.api("POST", "/", create, r#"{"id":"two"}"#).0, 201);
+    let (status, refused) = server.api("POST", "/", create, r#"{"id":"three"}"#);
+    assert_eq!((status, &refused["error"]), (403, &"Forbidden".into()));
+    assert!(refused["message"].as_str().unwrap().contains("the tenant has 2 membranes"), "{refused}");
+    let control = |name: &str| token(&made["capabilities"][name]);
+    let (_, minted) = server.api("POST", "/", control("export"), r#"{"uri":"https://canary.example/"}"#);
+    assert_eq!(server.api("DELETE", "/", control("revoke"), "").0, 202);
+    assert_eq!(server.api("POST", "/", create, r#"{"id":"three"}"#).0, 201, "one was revoked");
+    assert_eq!(server.api("POST", "/", "CPBLTY1-x", "").0, 401);
+    let log = server.stop();
+    ok(&["tenant", "revoke", "--dir", &dir, "--audit", audit, "--id", "canary-tenant"]);
+
+    let text = fs::read_to_string(&file).unwrap();
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told: Vec<_> = events
+        .iter()
+        .map(|event| (event["action"].as_str().unwrap(), event["status"].as_u64().unwrap()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("operator.tenant.create", 200),
+            ("create", 201),
+            ("create", 409),
+            ("create", 201),
+            ("create", 403),
+            ("export", 201),
+            ("revoke", 202),
+            ("create", 201),
+            ("operator.revoke", 200)
+        ]
+    );
+    assert!(
+        events[..8].iter().all(|event| event["tenant"] == events[0]["tenant"] && event["tenant"].is_string())
+    );
+    assert_eq!(events[6]["membrane"], events[1]["membrane"]);
+    assert_eq!(events[6]["position"]["seq"], 1);
+    assert_eq!(events[8]["unit"], events[0]["tenant"]);
+    let lookup = capability::Token::parse(token(&minted["capability"]).as_bytes()).unwrap().lookup_id();
+    assert_eq!(events[5]["capability"], lookup.to_string());
+    assert!(events[5]["peer"].as_str().unwrap().starts_with("127.0.0.1:"));
+    assert!(log.contains(events[5]["request"].as_str().unwrap()), "the log speaks of the same request");
+    assert!(!text.contains("canary") && !text.contains("CPBLTY1-"));
+    for secret in [create, control("export"), control("revoke"), token(&minted["capability"])] {
+        assert!(!text.contains(secret));
+    }
+}
+
+#[test]
+fn logs_are_lines_of_json_where_that_is_asked_for() {
+    let (_keep, dir) = home();
+    let log = fails_and_says(&["tenant", "revoke", "--dir", &dir, "--id", "nobody"]);
+    assert!(!log.contains("{\""));
+    // A store that disagrees with its log warns as it is opened.
+    fs::write(format!("{dir}/revocations.log"), "").unwrap();
+    let epoch = "AQEBAQEBAQEBAQEBAQEBAQ";
+    fs::write(format!("{dir}/revocations.log"), format!("{epoch} 7 -\n")).unwrap();
+    let output =
+        program(&["tenant", "list", "--dir", &dir]).env("MEMBRANE_LOG_FORMAT", "json").output().unwrap();
+    let line = String::from_utf8(output.stderr).unwrap();
+    let event: Value = serde_json::from_str(line.lines().next().unwrap()).unwrap();
+    assert_eq!(event["level"], "WARN");
+}
+
+fn fails_and_says(args: &[&str]) -> String {
+    let output = run(args);
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}

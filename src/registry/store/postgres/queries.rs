@@ -208,6 +208,14 @@ pub(super) async fn membranes(
     }
 }
 
+pub(super) async fn count_membranes(tx: &ClientWrapper, tenant: Uid, most: u64) -> Result<u64, Fail> {
+    let sql =
+        "SELECT count(*) FROM (SELECT 1 FROM membranes WHERE tenant = $1 AND NOT gone LIMIT $2) AS counted";
+    let statement = tx.prepare_cached(sql).await?;
+    let row = tx.query_one(&statement, &[&&tenant.0[..], &number(most)]).await?;
+    Ok(crate::store::rows::time(row.try_get(0)?)?)
+}
+
 pub(super) async fn tenants(tx: &ClientWrapper) -> Result<Vec<Tenant>, Fail> {
     let rows = query(tx, "SELECT uid, id, created_at FROM tenants WHERE NOT gone ORDER BY id", &[]).await?;
     rows.iter().map(rows::tenant).collect()

@@ -7,7 +7,7 @@ use crate::store::rows::{blob, number};
 use crate::store::{EVENTS_KEPT, Epoch, Events, Position, Revoked, StoreError};
 use capability::Unit;
 use deadpool_postgres::ClientWrapper;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{MutexGuard, PoisonError};
 
 /// Units looked at or marked in one statement.
@@ -20,13 +20,13 @@ pub(super) struct Log {
     epoch: Option<Epoch>,
     /// All events of the epoch up to here are in the file.
     up_to: u64,
-    /// Beyond that: those that this process wrote itself.
-    own: BTreeSet<u64>,
+    /// Beyond that: those that this process wrote itself. One whose commit failed has left its number to another's.
+    own: BTreeMap<u64, Unit>,
 }
 
 impl Log {
     pub(super) fn new(file: RevocationLog) -> Log {
-        Log { file, epoch: None, up_to: 0, own: BTreeSet::new() }
+        Log { file, epoch: None, up_to: 0, own: BTreeMap::new() }
     }
 }
 
@@ -52,7 +52,7 @@ impl PostgresStore {
         let mut log = self.log();
         log.file.append(&[Entry { position, unit: Some(unit) }]).map_err(StoreError::Log)?;
         if log.epoch == Some(position.epoch) {
-            log.own.insert(position.seq);
+            log.own.insert(position.seq, unit);
         }
         Ok(Revoked::Now(position))
     }
@@ -72,7 +72,10 @@ impl PostgresStore {
             return Ok(false);
         }
         let (up_to, epoch) = (log.up_to, read.head.epoch);
-        let new = read.events.iter().filter(|event| event.seq > up_to && !log.own.contains(&event.seq));
+        let new = read
+            .events
+            .iter()
+            .filter(|event| event.seq > up_to && log.own.get(&event.seq) != Some(&event.unit));
         let new: Vec<Entry> = new
             .map(|event| Entry { position: Position { epoch, seq: event.seq }, unit: Some(event.unit) })
             .collect();
@@ -82,7 +85,7 @@ impl PostgresStore {
         if let Some(last) = read.events.last() {
             let up_to = up_to.max(last.seq);
             log.up_to = up_to;
-            log.own.retain(|seq| *seq > up_to);
+            log.own.retain(|seq, _| *seq > up_to);
         }
         Ok(true)
     }

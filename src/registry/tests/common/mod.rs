@@ -132,6 +132,8 @@ impl World {
             allow_private_targets: false,
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             random: Arc::new(TestRandom::new(7)),
+            audit: registry::audit::Audit::default(),
+            limits: registry::registry::Limits::default(),
         };
         change(&mut registry);
         let registry = Arc::new(registry);

@@ -1,0 +1,274 @@
+//! The registry with many capabilities, over SQLite on this disk: `make bench-registry`. Everything is real but the network and TLS, which
+//! are left out: requests go into the routers. MEMBRANE_BENCH_CAPABILITIES says how many (1,000,000).
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    dead_code,
+    reason = "a benchmark"
+)]
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
+use capability::record::{self, Header, Kek, Keks, Kind};
+use capability::{Content, Export, Exported, Token, Uid, UnitPair, Units};
+use common::TestRandom;
+use registry::control::{self, Control};
+use registry::feed::Feed;
+use registry::fleet::Fleet;
+use registry::gateway::{self, Gateway};
+use registry::metrics::Metrics;
+use registry::ports::{Clock, Random};
+use registry::registry::{Authorities, Limits, Registry};
+use registry::store::{Epoch, Position, Record, Row, Store, StoreError};
+use registry::workers::Workers;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tower::ServiceExt as _;
+
+const SECONDS: u64 = 10;
+
+fn memory(what: &str) -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with(what)).unwrap_or_default();
+    line.split_whitespace()
+        .nth(1)
+        .and_then(|kib| kib.parse::<u64>().ok())
+        .map_or("?".into(), |kib| format!("{} MiB", kib / 1024))
+}
+
+fn keks() -> Keks {
+    Keks::new(Kek::new(&mut [9; 32]), vec![])
+}
+
+/// Sealed as export seals them; their tokens are forgotten, but for the lookup ids.
+struct Capabilities {
+    random: TestRandom,
+    units: Units,
+    content: Content,
+    keks: Keks,
+    left: usize,
+    head: Option<Row>,
+}
+
+impl Iterator for Capabilities {
+    type Item = Result<Row, StoreError>;
+
+    fn next(&mut self) -> Option<Result<Row, StoreError>> {
+        if let Some(head) = self.head.take() {
+            return Some(Ok(head));
+        }
+        self.left = self.left.checked_sub(1)?;
+        let (mut bytes, mut nonces) = ([0; 64], [[0; 24]; 2]);
+        self.random.fill(&mut bytes);
+        nonces.iter_mut().for_each(|nonce| self.random.fill(nonce));
+        let token = Token::mint(bytes);
+        let lookup = token.lookup_id();
+        let header = Header { kind: Kind::Grant, lookup, expires_at: None, units: &self.units };
+        let inner = record::seal(&token, &header, self.content.to_json().expose(), nonces[0]).unwrap();
+        let sealed = self.keks.wrap(lookup, &inner, nonces[1]).unwrap();
+        Some(Ok(Row::Record(Record {
+            lookup,
+            sealed,
+            kind: Kind::Grant,
+            units: self.units.clone(),
+            expires_at: None,
+            created_at: common::NOW,
+        })))
+    }
+}
+
+async fn get(router: &Router, lookup: &str) -> u16 {
+    let request = Request::builder().uri(format!("/v1/records/{lookup}")).body(Body::empty()).unwrap();
+    router.clone().oneshot(request).await.unwrap().status().as_u16()
+}
+
+async fn send(router: &Router, method: &str, bearer: &str, body: &'static str) -> (u16, serde_json::Value) {
+    let request =
+        Request::builder().method(method).uri("/").header("authorization", format!("Bearer {bearer}"));
+    let response = router.clone().oneshot(request.body(Body::from(body)).unwrap()).await.unwrap();
+    let status = response.status().as_u16();
+    let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+    (status, serde_json::from_slice(&bytes).unwrap_or_default())
+}
+
+/// `tasks` loops for [`SECONDS`]; how many in a second.
+async fn throughput<F: Future<Output = ()> + Send>(
+    tasks: usize,
+    one: impl Fn(u64) -> F + Clone + Send + 'static,
+) -> f64 {
+    let (done, begun) = (Arc::new(AtomicU64::new(0)), Instant::now());
+    let mut all = tokio::task::JoinSet::new();
+    for task in 0..tasks {
+        let (one, done) = (one.clone(), Arc::clone(&done));
+        all.spawn(async move {
+            let mut number = task as u64 * 7_919;
+            while begun.elapsed() < Duration::from_secs(SECONDS) {
+                one(number).await;
+                number += 1;
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    all.join_all().await;
+    done.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64()
+}
+
+fn main() {
+    // `cargo test --benches` runs it too, to see that it works.
+    let quick = !std::env::args().any(|arg| arg == "--bench");
+    let asked = std::env::var("MEMBRANE_BENCH_CAPABILITIES").ok().and_then(|text| text.parse().ok());
+    let count: usize = if quick { 100 } else { asked.unwrap_or(1_000_000) };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(bench(count, quick));
+}
+
+async fn bench(count: usize, quick: bool) {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let uid = |n: u8| Uid([n; 16]);
+    let units = Units::own(UnitPair { tenant: uid(1), membrane: Some(uid(2)) });
+    let export = Export::parse(br#"{"uri":"https://lambda.us-east-1.amazonaws.com/2015-03-31/functions/f/invocations",
+        "hmac":{"aws4-hmac-sha256":{"awsAccessKeyId":"AKIDEXAMPLE","region":"us-east-1","service":"lambda","secretAccessKey":"x"}}}"#);
+    let Ok(Export { what: Exported::Grant(grant), .. }) = export else { panic!("the export is well-formed") };
+    let begun = Instant::now();
+    {
+        let position = Position { epoch: Epoch([0; 16]), seq: 0 };
+        let mut rows = Capabilities {
+            random: TestRandom::new(1),
+            units: units.clone(),
+            content: Content::Grant(grant),
+            keks: keks(),
+            left: count,
+            head: Some(Row::Head(position)),
+        };
+        let mut all = [2, 1]
+            .map(|n| Ok(Row::Unit { unit: capability::Unit::Uid(uid(n)), revoked_at: None }))
+            .into_iter()
+            .chain(&mut rows);
+        let _ = common::open_store(dir.path(), 1).load(&mut all, Epoch([1; 16])).unwrap();
+    }
+    println!("made {count} capabilities in {:.1} s", begun.elapsed().as_secs_f64());
+    let size = std::fs::metadata(dir.path().join("registry.db")).unwrap().len();
+    println!("the database has {} MiB, {} bytes for each", size >> 20, size / count as u64);
+
+    let begun = Instant::now();
+    let store: Arc<dyn Store> = Arc::new(common::open_store(dir.path(), 2));
+    println!(
+        "start-up: the store opens in {:.1} ms, with {} of memory",
+        begun.elapsed().as_secs_f64() * 1e3,
+        memory("VmRSS")
+    );
+    let clock: Arc<dyn Clock> = Arc::new(common::TestClock(AtomicU64::new(common::NOW)));
+    let registry = Arc::new(Registry {
+        store: Arc::clone(&store),
+        keks: keks(),
+        authorities: Authorities { first: "localhost:8443".parse().unwrap(), others: vec![] },
+        allow_private_targets: false,
+        clock: Arc::clone(&clock),
+        random: Arc::new(TestRandom::new(2)),
+        audit: registry::audit::Audit::default(),
+        limits: Limits::default(),
+    });
+    let (workers, metrics) = (Arc::<Workers>::default(), Arc::<Metrics>::default());
+    let feed = Feed::start(Arc::clone(&store), Arc::clone(&workers), Arc::clone(&metrics)).unwrap();
+    let fleet = Fleet::start(Arc::clone(&store), Arc::clone(&workers), clock);
+    let (registry_, feed_, fleet_, metrics_) =
+        (Arc::clone(&registry), feed.clone(), fleet.clone(), Arc::clone(&metrics));
+    let lookups = gateway::router(Gateway {
+        registry: registry_,
+        workers,
+        feed: feed_,
+        fleet: fleet_,
+        metrics: metrics_,
+    });
+    let api = control::router(Control {
+        registry: Arc::clone(&registry),
+        workers: Arc::default(),
+        feed,
+        fleet,
+        metrics,
+    });
+
+    // A sample in random order: more than any cache of pages holds.
+    let (mut ids, mut after) = (Vec::<String>::new(), None);
+    while ids.len() < count.min(200_000) {
+        let page = store.records(after, 1_000).unwrap();
+        ids.extend(page.iter().map(|record| record.lookup.to_string()));
+        after = page.last().map(|record| record.lookup);
+    }
+    ids.sort_by_key(|id| id.bytes().rev().collect::<Vec<_>>());
+    let ids = Arc::new(ids);
+    assert_eq!(get(&lookups, &ids[0]).await, 200);
+    if quick {
+        return;
+    }
+    let rate = {
+        let (router, ids) = (lookups.clone(), Arc::clone(&ids));
+        throughput(16, move |number| {
+            let (router, ids) = (router.clone(), Arc::clone(&ids));
+            async move { assert_eq!(get(&router, &ids[number as usize % ids.len()]).await, 200) }
+        })
+        .await
+    };
+    println!("lookups: {rate:.0} a second (16 at a time; `make bench-registry` keeps to one core)");
+    let mut times = Vec::new();
+    let (begun, half) = (Instant::now(), Duration::from_secs_f64(2.0 / rate));
+    let mut all = tokio::task::JoinSet::new();
+    for number in 0..(rate / 2.0 * SECONDS as f64) as u32 {
+        // Counted from when it was due: who comes late has waited.
+        let due = begun + half * number;
+        if let Some(wait) = due.checked_duration_since(Instant::now()) {
+            tokio::time::sleep(wait).await;
+        }
+        let (router, ids) = (lookups.clone(), Arc::clone(&ids));
+        all.spawn(async move {
+            assert_eq!(get(&router, &ids[number as usize * 31 % ids.len()]).await, 200);
+            due.elapsed()
+        });
+    }
+    while let Some(time) = all.join_next().await {
+        times.push(time.unwrap());
+    }
+    times.sort_unstable();
+    let at = |part: usize| times[times.len() * part / 1000].as_secs_f64() * 1e3;
+    println!(
+        "lookups at half that rate: p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms",
+        at(500),
+        at(990),
+        at(999)
+    );
+
+    let tenant = registry::operator::create_tenant(&registry, "acme").unwrap();
+    let (_, made) = send(&api, "POST", tenant.create.split_once('#').unwrap().1, r#"{"id":"m"}"#).await;
+    let control = |name: &str| common::token(&made["capabilities"][name]);
+    let export = Arc::new(control("export"));
+    for tasks in [1, 64] {
+        let (router, export) = (api.clone(), Arc::clone(&export));
+        let rate = throughput(tasks, move |_| {
+            let (router, export) = (router.clone(), Arc::clone(&export));
+            async move {
+                let body = r#"{"uri":"https://example.com/"}"#;
+                assert_eq!(send(&router, "POST", &export, body).await.0, 201);
+            }
+        })
+        .await;
+        println!("exports, each on the disk before it is answered: {rate:.0} a second, {tasks} at a time");
+    }
+    let begun = Instant::now();
+    let revoked = store.revoke(None, capability::Unit::Uid(uid(2)), common::NOW).unwrap();
+    println!(
+        "revoking the membrane of all {count}: {:.2} ms ({revoked:?})",
+        begun.elapsed().as_secs_f64() * 1e3
+    );
+    assert_eq!(get(&lookups, &ids[0]).await, 404);
+    println!("memory: {} now, {} at most", memory("VmRSS"), memory("VmHWM"));
+}
