@@ -42,7 +42,8 @@ pub(crate) struct Capabilities {
 /// Makes them in the store of the run folder `dir`, of whose tenant `tenant` holds the controls.
 pub(crate) fn make(dir: &Path, tenant: &Value, count: usize) -> Outcome<Capabilities> {
     let doing = || "making capabilities".to_owned();
-    let home = Home::open(&Place { dir: dir.to_owned(), store: None, kek: None }).while_(doing)?;
+    let home =
+        Home::open(&Place { dir: dir.to_owned(), store: None, kek: None, audit: None }).while_(doing)?;
     let registry = home.registry(Arc::new(SystemClock), Arc::new(SystemRandom), false).while_(doing)?;
     let create = present(&registry, text(tenant, "create")?)?;
     let id = MembraneId::parse("bench").while_(doing)?;

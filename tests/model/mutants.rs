@@ -154,6 +154,9 @@ impl Store for Sequencer {
     fn collect(&self, after: Option<LookupId>, limit: usize, now: u64) -> Result<Collected, StoreError> {
         self.store.collect(after, limit, now)
     }
+    fn count_membranes(&self, tenant: Uid, most: u64) -> Result<u64, StoreError> {
+        self.store.count_membranes(tenant, most)
+    }
     fn has_lost_track(&self) -> bool {
         self.store.has_lost_track()
     }

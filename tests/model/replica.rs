@@ -113,6 +113,8 @@ impl Replica {
             allow_private_targets: false,
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             random,
+            audit: registry::audit::Audit::default(),
+            limits: registry::registry::Limits::default(),
         });
         let (workers, for_control, metrics) =
             (Arc::<Workers>::default(), Arc::<Workers>::default(), Arc::<Metrics>::default());
