@@ -81,9 +81,7 @@ fn dies(mutant: Mutant) {
         let violation = run(&Plan { mutant: Some(mutant), ..Plan::new(seed) }).err()?;
         Some((seed, violation))
     });
-    let (seed, violation) =
-        caught.unwrap_or_else(|| panic!("{mutant:?} is alive after {SEEDS_FOR_A_MUTANT} seeds"));
-    println!("{mutant:?} dies with seed {seed}: {violation}");
+    let _caught = caught.unwrap_or_else(|| panic!("{mutant:?} is alive after {SEEDS_FOR_A_MUTANT} seeds"));
 }
 
 #[test]

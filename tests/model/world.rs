@@ -188,7 +188,7 @@ async fn mishap(sim: &Rc<Sim>) {
         45..55 => {
             // One of the two clocks of a machine: both at once, in opposite directions, nobody can notice.
             sim.truth.borrow_mut().tally.clock_jumps += 1;
-            if gateway.index % 2 == 0 {
+            if gateway.index.is_multiple_of(2) {
                 let by = i64::try_from(dice.between(0, 20_000)).unwrap() - 10_000;
                 gateway.set_clock(by);
             } else {

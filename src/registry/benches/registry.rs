@@ -88,7 +88,10 @@ impl Iterator for Capabilities {
 }
 
 async fn get(router: &Router, lookup: &str) -> u16 {
-    let request = Request::builder().uri(format!("/v1/records/{lookup}")).body(Body::empty()).unwrap();
+    let request = Request::builder()
+        .uri(format!("/v1/records/{lookup}?watcher=AQEBAQEBAQEBAQEBAQEBAQ&lease=1"))
+        .body(Body::empty())
+        .unwrap();
     router.clone().oneshot(request).await.unwrap().status().as_u16()
 }
 
@@ -180,7 +183,7 @@ async fn bench(count: usize, quick: bool) {
     });
     let (workers, metrics) = (Arc::<Workers>::default(), Arc::<Metrics>::default());
     let feed = Feed::start(Arc::clone(&store), Arc::clone(&workers), Arc::clone(&metrics)).unwrap();
-    let fleet = Fleet::start(Arc::clone(&store), Arc::clone(&workers), clock);
+    let fleet = Fleet::start(Arc::clone(&store), Arc::clone(&workers), clock).unwrap();
     let (registry_, feed_, fleet_, metrics_) =
         (Arc::clone(&registry), feed.clone(), fleet.clone(), Arc::clone(&metrics));
     let lookups = gateway::router(Gateway {
