@@ -59,7 +59,7 @@ reproducible: wasm ## Build the filter again in another folder, and compare it t
 	@rm -rf $(TARGET_DIR)/reproducible && mkdir -p $(TARGET_DIR)/reproducible/elsewhere
 	@cp -r Makefile Cargo.toml Cargo.lock clippy.toml rust-toolchain.toml src $(TARGET_DIR)/reproducible/elsewhere/
 	@mkdir -p $(TARGET_DIR)/reproducible/elsewhere/tests
-	@cp -r tests/Cargo.toml tests/tools tests/harness tests/e2e tests/bench $(TARGET_DIR)/reproducible/elsewhere/tests/
+	@cp -r tests/Cargo.toml tests/tools tests/harness tests/e2e tests/model tests/bench $(TARGET_DIR)/reproducible/elsewhere/tests/
 	@ln -s "$(CURDIR)/.tools" $(TARGET_DIR)/reproducible/elsewhere/.tools
 	@cd $(TARGET_DIR)/reproducible/elsewhere && CARGO_TARGET_DIR="$$PWD/target" $(MAKE) --no-print-directory wasm
 	@cmp dist/membrane.wasm $(TARGET_DIR)/reproducible/elsewhere/dist/membrane.wasm

@@ -37,7 +37,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// too many is told at once how things stand.
 const MAX_BARRIERS: usize = 64;
 const MAX_BARRIERS_PER_TARGET: usize = 2;
-/// Who may be watching a store that has lost track of them has at least this lease: the default of gateways.
+/// Whoever watches a store that has lost track of them is presumed to have the longest lease of those that it still knows, and this
+/// one, the default of gateways, where it knows none.
 const PRESUMED_LEASE: Duration = Duration::from_secs(60);
 
 /// In seconds, how far the wall clocks of replicas may differ, or one may be set.
@@ -285,7 +286,8 @@ impl Drop for Barrier<'_> {
 const ANYBODY: Uid = Uid([0; 16]);
 
 fn anybody(longest: Duration) -> Watching {
-    Watching { watcher: ANYBODY, lease: longest.max(PRESUMED_LEASE).as_secs(), until: 0 }
+    let lease = if longest.is_zero() { PRESUMED_LEASE } else { longest };
+    Watching { watcher: ANYBODY, lease: lease.as_secs(), until: 0 }
 }
 
 /// Somebody of whom only the store knows, as if it had asked at `moment`.

@@ -205,7 +205,8 @@ fn the_images_are_built_as_make_builds() {
     let made: Vec<&str> = makefile
         .lines()
         .filter_map(|line| line.trim().strip_prefix('@'))
-        .filter(|line| line.starts_with("cargo build"))
+        // Without the flags and the optimiser of the module's size and speed: what it does is the same.
+        .filter_map(|line| line.find("cargo build").map(|at| &line[at..]))
         .collect();
     assert_eq!(built, made);
     assert!(built.iter().all(|command| command.contains("--locked")));
