@@ -41,7 +41,7 @@ const SEEDS: u64 = 12;
 /// Of `MEMBRANE_FUZZ_CASES`, one seed for so many: each is some thousands of requests.
 const CASES_A_SEED: u64 = 250;
 /// A mutant that is still alive after so many seeds is not found by this test.
-const SEEDS_FOR_A_MUTANT: u64 = 40;
+const SEEDS_FOR_A_MUTANT: u64 = 400;
 
 fn seeds() -> std::ops::Range<u64> {
     let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
