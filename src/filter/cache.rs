@@ -21,8 +21,11 @@ pub enum Cached {
     Control,
 }
 
-/// What one entry costs beside its content: token, links, its share of the tables.
-const ENTRY_OVERHEAD: usize = 512;
+/// What one entry costs beside its content: token, links, its share of the table.
+const ENTRY_OVERHEAD: usize = 384;
+
+/// A table of which less than this part is used is made smaller.
+const SPARSE: usize = 8;
 
 const NONE: usize = usize::MAX;
 
@@ -34,23 +37,36 @@ struct Entry {
     older: usize,
 }
 
+/// What depends on a unit, by place in [`Cache::entries`].
+type Dependants<S> = HashSet<usize, S>;
+
 /// See the module.
-pub struct Cache {
+pub struct Cache<S = RandomState> {
     limits: CacheLimits,
-    hasher: RandomState,
+    hasher: S,
     table: HashTable<usize>,
     entries: Vec<Option<Entry>>,
     free: Vec<usize>,
     newest: usize,
     oldest: usize,
     bytes: usize,
-    dependants: HashMap<Unit, HashSet<usize, RandomState>, RandomState>,
+    dependants: HashMap<Unit, Dependants<S>, S>,
 }
 
 impl Cache {
     /// An empty cache.
     pub fn new(limits: CacheLimits) -> Cache {
-        let hasher = RandomState::new();
+        Cache::with_hasher(limits, RandomState::new())
+    }
+
+    /// Drops everything.
+    pub fn clear(&mut self) {
+        *self = Cache::new(self.limits);
+    }
+}
+
+impl<S: BuildHasher + Clone> Cache<S> {
+    fn with_hasher(limits: CacheLimits, hasher: S) -> Cache<S> {
         Cache {
             limits,
             table: HashTable::new(),
@@ -143,11 +159,6 @@ impl Cache {
         }
     }
 
-    /// Drops everything.
-    pub fn clear(&mut self) {
-        *self = Cache::new(self.limits);
-    }
-
     fn find(&self, bearer: &[u8]) -> Option<usize> {
         let same = |index: &usize| {
             let entry = self.entries.get(*index).and_then(Option::as_ref);
@@ -171,6 +182,9 @@ impl Cache {
                     set.remove(&index);
                     if set.is_empty() {
                         self.dependants.remove(&unit);
+                    } else if set.len() < set.capacity() / SPARSE {
+                        // Dropping a set walks all of its table, which is as large as it ever was.
+                        set.shrink_to(set.len() * 2);
                     }
                 }
             }
@@ -207,7 +221,7 @@ impl Cache {
     }
 }
 
-fn hash_of(entries: &[Option<Entry>], hasher: &RandomState, index: usize) -> u64 {
+fn hash_of(entries: &[Option<Entry>], hasher: &impl BuildHasher, index: usize) -> u64 {
     entries
         .get(index)
         .and_then(Option::as_ref)
@@ -217,6 +231,7 @@ fn hash_of(entries: &[Option<Entry>], hasher: &RandomState, index: usize) -> u64
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::opened::tests::opened;
     use capability::{Export, Exported, Uid, UnitPair, Units};
     use proptest::prelude::*;
 
@@ -228,7 +243,7 @@ mod tests {
         let export = Export::parse(br#"{"uri": "http://example.com/"}"#).unwrap();
         let Exported::Grant(grant) = export.what else { panic!() };
         let units = Units::own(UnitPair { tenant: Uid([0; 16]), membrane: Some(Uid([membrane; 16])) });
-        Cached::Grant(Rc::new(Opened::new(&token(n), *grant, units, None).unwrap()))
+        Cached::Grant(Rc::new(opened(n, *grant, &units, 0).unwrap()))
     }
 
     fn holds(cache: &mut Cache, n: u8) -> bool {
@@ -282,6 +297,75 @@ mod tests {
         assert!(cache.dependants.is_empty());
     }
 
+    /// Counts what is hashed: every step in a table hashes what it looks for or moves.
+    #[derive(Clone, Default)]
+    struct Counting(RandomState, Rc<std::cell::Cell<usize>>);
+
+    impl BuildHasher for Counting {
+        type Hasher = <RandomState as BuildHasher>::Hasher;
+
+        fn build_hasher(&self) -> Self::Hasher {
+            self.1.set(self.1.get() + 1);
+            self.0.build_hasher()
+        }
+    }
+
+    fn many_token(n: u32) -> Token {
+        let mut random = [0; 64];
+        random[..4].copy_from_slice(&n.to_be_bytes());
+        Token::mint(random)
+    }
+
+    /// A cache of `size` grants of one tenant, ten of them of membrane 2 and the rest of membrane 1.
+    fn filled(size: u32) -> (Cache<Counting>, Rc<std::cell::Cell<usize>>) {
+        let hasher = Counting::default();
+        let steps = Rc::clone(&hasher.1);
+        let mut cache = Cache::with_hasher(limits(1_000_000), hasher);
+        let (many, few) = (cached(1, 1), cached(2, 2));
+        for n in 0..size {
+            let is_of_few = n % (size / 10) == 0;
+            cache.insert(many_token(n), if is_of_few { few.clone() } else { many.clone() });
+        }
+        (cache, steps)
+    }
+
+    #[test]
+    fn dropping_costs_in_proportion_to_what_is_dropped() {
+        let work = |size: u32| {
+            let (mut cache, steps) = filled(size);
+            steps.set(0);
+            cache.revoke(Unit::Uid(Uid([2; 16])));
+            assert_eq!(cache.len(), size as usize - 10);
+            let revoked = steps.replace(0);
+            // What nothing depends on.
+            cache.revoke(Unit::Uid(Uid([9; 16])));
+            let nothing = steps.replace(0);
+            cache.revoke(Unit::Uid(Uid([0; 16])));
+            assert!(cache.is_empty() && cache.dependants.is_empty());
+            (revoked, nothing, steps.get())
+        };
+        let (small, large) = (work(100), work(100_000));
+        // Ten entries, a handful of steps for each. A table that shrinks on the way hashes its rest once.
+        assert!(small.0 < 400 && large.0 < 400, "{small:?} {large:?}");
+        assert_eq!((small.1, large.1), (1, 1));
+        let per_entry = |(_, _, all): (usize, usize, usize), size: usize| all as f64 / (size - 10) as f64;
+        let (small, large) = (per_entry(small, 100), per_entry(large, 100_000));
+        assert!(large < 1.5 * small, "{small} {large}");
+    }
+
+    #[test]
+    fn a_unit_that_was_large_is_not_walked_as_if_it_still_were() {
+        let (mut cache, _) = filled(100_000);
+        let tenant = Unit::Uid(Uid([0; 16]));
+        let before = cache.dependants[&tenant].capacity();
+        for n in 1..100_000 {
+            cache.forget(many_token(n).expose().as_bytes());
+        }
+        assert_eq!(cache.len(), 1);
+        let after = cache.dependants[&tenant].capacity();
+        assert!(before >= 100_000 && after < 64, "{before} {after}");
+    }
+
     #[derive(Debug, Clone)]
     enum Op {
         Insert(u8, u8),
@@ -317,6 +401,32 @@ mod tests {
                     Op::Revoke(m) => { cache.revoke(Unit::Uid(Uid([m; 16]))); model.retain(|(_, other)| *other != m); }
                 }
                 prop_assert_eq!(cache.len(), model.len());
+                // In order, and counted to the byte.
+                let mut at = cache.newest;
+                for (n, _) in model.iter().rev() {
+                    let entry = cache.entries[at].as_ref().unwrap();
+                    let expected = token(*n);
+                    prop_assert_eq!(entry.token.expose(), expected.expose());
+                    at = entry.older;
+                }
+                prop_assert_eq!(at, NONE);
+                let counted: usize = cache.entries.iter().flatten().map(|entry| entry.size).sum();
+                prop_assert_eq!(cache.bytes(), counted);
+                prop_assert!(cache.entries.len() <= 5);
+            }
+        }
+
+        /// Whatever comes, neither bound is broken, and what has just come is there.
+        #[test]
+        fn both_bounds_hold(entries in 1..20_usize, parts in 1..20_usize, inserts in proptest::collection::vec((0..30_u8, 0..4_u8, 0..3_u8), 1..60)) {
+            let unit = ENTRY_OVERHEAD * 10;
+            let mut cache = Cache::new(CacheLimits { entries, bytes: parts * unit });
+            for (n, membrane, kind) in inserts {
+                let what = if kind == 0 { Cached::Control } else { cached(n, membrane) };
+                cache.insert(token(n), what);
+                prop_assert!(cache.len() <= entries && cache.bytes() <= parts * unit);
+                prop_assert!(cache.entries.len() <= entries);
+                prop_assert!(holds(&mut cache, n));
             }
         }
     }

@@ -3,13 +3,14 @@
 use crate::feed::Position;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as B64;
-use capability::record::{self, Kind};
-use capability::{Content, LookupId, Token, Units};
+use capability::record;
+use capability::{LookupId, Token, Units};
 use core::time::Duration;
 use hashbrown::HashMap;
 use serde::Deserialize;
 use std::collections::VecDeque;
 use std::hash::RandomState;
+use std::rc::Rc;
 
 use crate::opened::Opened;
 
@@ -34,7 +35,7 @@ struct Wire {
 /// A record that the registry has, still sealed.
 #[derive(Debug)]
 pub struct Sealed {
-    inner: Vec<u8>,
+    inner: Rc<[u8]>,
     units: Units,
     expires_at: Option<u64>,
 }
@@ -68,7 +69,7 @@ impl Answer {
             (404, _) => None,
             (_, Some("control")) => Some(Found::Control),
             (_, Some("grant")) => Some(Found::Grant(Sealed {
-                inner: B64.decode(wire.record?).ok()?,
+                inner: B64.decode(wire.record?).ok()?.into(),
                 units: wire.units?,
                 expires_at: wire.expires_at,
             })),
@@ -79,15 +80,10 @@ impl Answer {
 }
 
 impl Sealed {
-    /// Opens the record with the token that *this* request presents. `None`: it is not this token's, or was changed.
-    pub fn open(&self, token: &Token, lookup: LookupId) -> Option<Opened> {
-        let header =
-            record::Header { kind: Kind::Grant, lookup, expires_at: self.expires_at, units: &self.units };
-        let json = record::open(token, &header, &self.inner).ok()?;
-        match Content::from_json(Kind::Grant, &json).ok()? {
-            Content::Grant(grant) => Opened::new(token, *grant, self.units.clone(), self.expires_at).ok(),
-            Content::Control(_) => None,
-        }
+    /// Opens the record with the token that *this* request presents, for the day of `now` (seconds since 1970). `None`: it is not
+    /// this token's, or was changed.
+    pub fn open(&self, token: &Token, now: u64) -> Option<Opened> {
+        Opened::open(token, &self.inner, &self.units, self.expires_at, now).ok()
     }
 }
 

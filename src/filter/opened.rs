@@ -1,15 +1,17 @@
 //! A grant made ready: what could be done before a request comes, done once.
 
+use capability::record::{self, Kind};
 use capability::{
-    Aws4Credential, Cap1Credential, Grant, Hmac, LookupId, Payload, Scheme, Token, Unit, Units,
+    Aws4Credential, Cap1Credential, Content, Grant, Hmac, LookupId, Payload, Scheme, Token, Unit, Units,
 };
 use core::cell::RefCell;
 use core::fmt;
 use hashbrown::HashSet;
 use sha2::{Digest, Sha256};
 use signing::aws4::{self, Credential, Query, Service, SessionToken, Signer};
-use signing::cap1;
+use signing::{Timestamp, cap1};
 use std::hash::RandomState;
+use std::rc::Rc;
 
 /// What payload modes need to know of how a grant signs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +31,13 @@ pub struct Signing {
 /// Where a grant leads, and how it is signed on the way.
 pub(crate) enum Route {
     /// Signed: what is sent and what is signed are derived together.
-    Aws4 { target: Box<aws4::Target>, signer: Box<RefCell<Signer>>, signing: Signing },
+    Aws4 {
+        target: Box<aws4::Target>,
+        signer: Box<RefCell<Signer>>,
+        signing: Signing,
+        /// Bytes of the session token, if there is one.
+        token_size: usize,
+    },
     /// Likewise.
     Cap1 { target: Box<cap1::Target>, signer: Box<RefCell<cap1::Signer>> },
     /// Not signed: path and query as the grant has them.
@@ -44,39 +52,71 @@ pub struct Opened {
     pub(crate) own_query: HashSet<Vec<u8>, RandomState>,
     body_hash: Option<[u8; 32]>,
     pub(crate) route: Route,
+    /// What an AWS grant's next signing key comes from: the secret itself is not kept.
+    sealed: Option<Rc<[u8]>>,
     lookup: LookupId,
     units: Units,
     expires_at: Option<u64>,
     configured: bool,
 }
 
-/// The record opened, but what stands in it cannot be signed: written by another version.
+/// Why a record is not a grant that this program can use: the token's is another, it was changed, or another version wrote it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NotSignable;
+pub struct NotOpened;
 
 impl Opened {
-    /// Prepares `grant`, which `token` opened.
-    pub fn new(
+    /// Opens the record of a grant with `token`, and makes it ready for the day of `now` (seconds since 1970).
+    pub fn open(
         token: &Token,
-        mut grant: Grant,
-        units: Units,
+        sealed: &Rc<[u8]>,
+        units: &Units,
         expires_at: Option<u64>,
-    ) -> Result<Opened, NotSignable> {
+        now: u64,
+    ) -> Result<Opened, NotOpened> {
+        let lookup = token.lookup_id();
+        let mut grant = unseal(token, lookup, sealed, units, expires_at)?;
         let route = match grant.hmac.take() {
             None => Route::Plain,
-            Some(Hmac::Aws4(credential)) => aws4_route(&grant, &credential).ok_or(NotSignable)?,
-            Some(Hmac::Cap1(credential)) => cap1_route(&grant, &credential).ok_or(NotSignable)?,
+            Some(Hmac::Aws4(credential)) => aws4_route(&grant, &credential, now).ok_or(NotOpened)?,
+            Some(Hmac::Cap1(credential)) => cap1_route(&grant, &credential).ok_or(NotOpened)?,
         };
         let body_hash = grant.body.as_ref().map(|body| Sha256::digest(body.expose()).into());
         let own_query = names(grant.target.query.as_deref().unwrap_or_default());
-        let lookup = token.lookup_id();
-        Ok(Opened { grant, own_query, body_hash, route, lookup, units, expires_at, configured: false })
+        Ok(Opened {
+            own_query,
+            body_hash,
+            sealed: matches!(route, Route::Aws4 { .. }).then(|| Rc::clone(sealed)),
+            route,
+            lookup,
+            units: units.clone(),
+            expires_at,
+            configured: false,
+            grant,
+        })
     }
 
     /// The same for a grant of the configuration's own, which no registry could revoke.
-    pub fn configured(token: &Token, grant: Grant, expires_at: Option<u64>) -> Result<Opened, NotSignable> {
-        let opened = Opened::new(token, grant, capability::configured::units(), expires_at)?;
+    pub fn configured(
+        token: &Token,
+        sealed: &Rc<[u8]>,
+        expires_at: Option<u64>,
+        now: u64,
+    ) -> Result<Opened, NotOpened> {
+        let opened = Opened::open(token, sealed, &capability::configured::units(), expires_at, now)?;
         Ok(Opened { configured: true, ..opened })
+    }
+
+    /// Opens the record once more, for the signing key of another day.
+    pub(crate) fn renew(&self, signer: &mut Signer, bearer: &[u8], now: &Timestamp) -> Result<(), NotOpened> {
+        let token = Token::parse(bearer).map_err(|_| NotOpened)?;
+        let sealed = self.sealed.as_ref().ok_or(NotOpened)?;
+        match unseal(&token, self.lookup, sealed, &self.units, self.expires_at)?.hmac {
+            Some(Hmac::Aws4(credential)) => {
+                signer.renew(&text(&credential.secret_access_key).ok_or(NotOpened)?, now);
+                Ok(())
+            }
+            _ => Err(NotOpened),
+        }
     }
 
     /// Whether it stands in the configuration: then it lives until it expires or the configuration is another.
@@ -119,36 +159,44 @@ impl Opened {
         let headers: usize = grant.headers.iter().map(|h| h.name.len() + h.value.expose().len() + 64).sum();
         let names: usize =
             grant.allow_headers.iter().chain(&grant.allow_query_names).map(|name| name.len() + 24).sum();
-        let target = grant.target.path.len() + grant.target.query.as_deref().map_or(0, str::len);
-        let query: usize = self.own_query.iter().map(|name| name.len() + 128).sum();
-        let signer = match &self.route {
-            Route::Aws4 { signing, .. } => {
-                SIGNER_SIZE + if signing.has_session_token { MAX_TOKEN_SIZE } else { 0 }
-            }
-            Route::Cap1 { .. } => SIGNER_SIZE,
+        let uri = grant.target.path.len() + grant.target.query.as_deref().map_or(0, str::len);
+        let query: usize = self.own_query.iter().map(|name| 2 * (name.len() + QUERY_NAME_SIZE)).sum();
+        let route = match &self.route {
+            Route::Aws4 { target, token_size, .. } => target.size() + SIGNER_SIZE + token_size,
+            Route::Cap1 { target, .. } => target.size() + SIGNER_SIZE,
             Route::Plain => 0,
         };
         let body = grant.body.as_ref().map_or(0, |body| body.expose().len());
+        let sealed = self.sealed.as_ref().map_or(0, |sealed| sealed.len());
         // Each unit stands in the record, and in the cache's index of what depends on it.
-        OWN_SIZE
-            + signer
-            + body
-            + headers
-            + names
-            + 12 * target
-            + query
-            + (self.units.iter().len() * 2 + self.units.sources().len()) * UNIT_SIZE
+        let units = (self.units.iter().len() * 2 + self.units.sources().len() + 1) * UNIT_SIZE;
+        OWN_SIZE + route + body + headers + names + uri + query + sealed + units
+    }
+}
+
+fn unseal(
+    token: &Token,
+    lookup: LookupId,
+    sealed: &[u8],
+    units: &Units,
+    expires_at: Option<u64>,
+) -> Result<Grant, NotOpened> {
+    let header = record::Header { kind: Kind::Grant, lookup, expires_at, units };
+    let json = record::open(token, &header, sealed).map_err(|_| NotOpened)?;
+    match Content::from_json(Kind::Grant, &json).map_err(|_| NotOpened)? {
+        Content::Grant(grant) => Ok(*grant),
+        Content::Control(_) => Err(NotOpened),
     }
 }
 
 /// The structure itself, with its short strings.
-const OWN_SIZE: usize = 1_024;
+const OWN_SIZE: usize = 640;
 /// A signer: HMAC states, and the canonical request that it keeps (`signing`'s `LONGEST_KEPT`). CAP1's takes less.
-const SIGNER_SIZE: usize = 3_840;
-/// A session token, as long as an export lets it be.
-const MAX_TOKEN_SIZE: usize = 8_192;
-/// A unit's share of two tables.
-const UNIT_SIZE: usize = 160;
+const SIGNER_SIZE: usize = 3_328;
+/// A name of the uri's own query, in a table that may be half empty.
+const QUERY_NAME_SIZE: usize = 28;
+/// A unit's share of two tables, and a set of what depends on it: in the worst case nothing else does.
+const UNIT_SIZE: usize = 256;
 
 impl fmt::Debug for Opened {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -179,7 +227,7 @@ fn cap1_route(grant: &Grant, credential: &Cap1Credential) -> Option<Route> {
     Some(Route::Cap1 { target: Box::new(target), signer: Box::new(RefCell::new(signer)) })
 }
 
-fn aws4_route(grant: &Grant, credential: &Aws4Credential) -> Option<Route> {
+fn aws4_route(grant: &Grant, credential: &Aws4Credential, now: u64) -> Option<Route> {
     let service = Service::new(credential.service.clone()).ok()?;
     let target = aws4::Target::new(
         &service,
@@ -189,6 +237,7 @@ fn aws4_route(grant: &Grant, credential: &Aws4Credential) -> Option<Route> {
         grant.target.query.as_deref().unwrap_or_default().as_bytes(),
     )
     .ok()?;
+    let token_size = credential.session_token.as_ref().map_or(0, |token| token.expose().len());
     let session_token = match &credential.session_token {
         None => None,
         // A bucket of S3 Express takes the token of its own CreateSession under another name.
@@ -208,8 +257,14 @@ fn aws4_route(grant: &Grant, credential: &Aws4Credential) -> Option<Route> {
         secret_access_key: text(&credential.secret_access_key)?,
         session_token,
     };
-    let signer = Signer::new(credential, region, service).ok()?;
-    Some(Route::Aws4 { target: Box::new(target), signer: Box::new(RefCell::new(signer)), signing })
+    let mut signer = Signer::new(credential, region, service).ok()?;
+    signer.keep_day_key(&Timestamp::from_unix(now));
+    Some(Route::Aws4 {
+        target: Box::new(target),
+        signer: Box::new(RefCell::new(signer)),
+        signing,
+        token_size,
+    })
 }
 
 /// The decoded names of a query.
@@ -227,10 +282,19 @@ fn names(query: &str) -> HashSet<Vec<u8>, RandomState> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use capability::{Export, Exported, Uid, UnitPair};
     use proptest::prelude::*;
+
+    /// `grant` as the registry would have sealed it, opened at `now`.
+    pub(crate) fn opened(n: u8, grant: Grant, units: &Units, now: u64) -> Result<Opened, NotOpened> {
+        let token = Token::mint([n; 64]);
+        let header = record::Header { kind: Kind::Grant, lookup: token.lookup_id(), expires_at: None, units };
+        let content = Content::Grant(Box::new(grant)).to_json();
+        let inner = record::seal(&token, &header, content.expose(), [n; 24]).unwrap();
+        Opened::open(&token, &inner.as_bytes().into(), units, None, now)
+    }
 
     proptest! {
         // What an export accepts must be signable: else its capability would be minted and answer 401 for ever.
@@ -251,7 +315,7 @@ mod tests {
             let body = serde_json::json!({"uri": uri, "hmac": hmac}).to_string();
             if let Ok(Export { what: Exported::Grant(grant), .. }) = Export::parse(body.as_bytes()) {
                 let units = Units::own(UnitPair { tenant: Uid([1; 16]), membrane: None });
-                prop_assert!(Opened::new(&Token::mint([1; 64]), *grant, units, None).is_ok());
+                prop_assert!(opened(1, *grant, &units, 0).is_ok());
             }
             }
         }

@@ -122,7 +122,7 @@ pub fn build<'a>(
                 Some(query) => Cow::Owned(target.with_query(&query::decoded(opened, query)?)),
             };
             out.rebuild(incoming, opened, &body, target.authority(), target.path_and_query().as_bytes())?;
-            sign_aws4(opened, signer, &target, method, payload, now, &mut out)?;
+            sign_aws4(opened, incoming.bearer(), signer, &target, method, payload, now, &mut out)?;
             passing = pass(plan, signer)?;
         }
         Route::Cap1 { target, signer } => {
@@ -332,8 +332,10 @@ fn text(method: &[u8]) -> Result<&str, Reply> {
 
 const BUSY: &str = "a signature is being made";
 
+#[expect(clippy::too_many_arguments, reason = "each is a part of what is signed")]
 fn sign_aws4(
     opened: &Opened,
+    bearer: &[u8],
     signer: &RefCell<aws4::Signer>,
     target: &aws4::Target,
     method: &[u8],
@@ -342,11 +344,17 @@ fn sign_aws4(
     out: &mut Outgoing<'_>,
 ) -> Result<(), Reply> {
     let mut signer = signer.try_borrow_mut().map_err(|_| Reply::misconfigured(BUSY))?;
+    let now = Timestamp::from_unix(now);
+    if !signer.is_ready(&now) {
+        opened
+            .renew(&mut signer, bearer, &now)
+            .map_err(|_| Reply::misconfigured("the day's signing key cannot be derived"))?;
+    }
     let pinned = |name: &[u8]| opened.grant.headers.iter().any(|header| header.name.as_bytes() == name);
     let to_sign = out.fields().filter(|(name, _)| aws4::is_signed_by_default(name) || pinned(name));
     let mut buffer = String::new();
     let signed = signer
-        .sign(&Timestamp::from_unix(now), text(method)?, target, to_sign, payload, &mut buffer)
+        .sign(&now, text(method)?, target, to_sign, payload, &mut buffer)
         .map_err(|error| cannot_sign(&error))?;
     out.extend(signed.headers());
     Ok(())

@@ -3,16 +3,21 @@
 use crate::cache::{Cache, Cached};
 use crate::config::{CacheLimits, Config, ConfigError};
 use crate::opened::Opened;
-use capability::record::{Inner, Keks};
-use capability::{LookupId, Token, configured};
+use capability::record::Keks;
+use capability::{LookupId, Token};
 use hashbrown::HashMap;
 use std::hash::RandomState;
 use std::rc::Rc;
 
 /// The records of a configuration, their outer layer taken off: what is left opens with the tokens alone.
 pub struct Records {
-    sealed: HashMap<LookupId, (Inner, Option<u64>), RandomState>,
+    sealed: HashMap<LookupId, Sealed, RandomState>,
     opened: Cache,
+}
+
+struct Sealed {
+    inner: Rc<[u8]>,
+    expires_at: Option<u64>,
 }
 
 impl Records {
@@ -35,7 +40,13 @@ impl Records {
                 let inner = record.unwrap(&keks).map_err(|_| {
                     ConfigError(format!("records[{place}] does not open with the key in {name}"))
                 })?;
-                if sealed.insert(record.lookup, (inner, record.expires_at)).is_some() {
+                if sealed
+                    .insert(
+                        record.lookup,
+                        Sealed { inner: inner.as_bytes().into(), expires_at: record.expires_at },
+                    )
+                    .is_some()
+                {
                     return Err(ConfigError(format!("records[{place}] stands twice")));
                 }
             }
@@ -56,11 +67,10 @@ impl Records {
         }
     }
 
-    /// The grant that `token` stands for, opened with it.
-    pub fn open(&mut self, token: &Token, lookup: LookupId) -> Option<Rc<Opened>> {
-        let (inner, expires_at) = self.sealed.get(&lookup)?;
-        let grant = configured::open(token, inner, *expires_at)?;
-        let opened = Rc::new(Opened::configured(token, grant, *expires_at).ok()?);
+    /// The grant that `token` stands for, opened with it at `now`, seconds since 1970.
+    pub fn open(&mut self, token: &Token, lookup: LookupId, now: u64) -> Option<Rc<Opened>> {
+        let Sealed { inner, expires_at } = self.sealed.get(&lookup)?;
+        let opened = Rc::new(Opened::configured(token, inner, *expires_at, now).ok()?);
         // A token's canonical text parses to itself.
         if let Ok(token) = Token::parse(token.expose().as_bytes()) {
             self.opened.insert(token, Cached::Grant(Rc::clone(&opened)));

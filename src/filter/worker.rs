@@ -397,7 +397,7 @@ impl Worker {
         }
         let token = Token::parse(incoming.bearer()).map_err(|_| Reply::unauthorized())?;
         let lookup = token.lookup_id();
-        if let Some(opened) = self.records.open(&token, lookup) {
+        if let Some(opened) = self.records.open(&token, lookup, now.wall.as_secs()) {
             return self.begin_configured(host, context, incoming, opened, now);
         }
         if self.config.registry.is_none() || self.negative.contains(&lookup, now.monotonic) {

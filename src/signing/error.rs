@@ -36,6 +36,8 @@ pub enum Error {
     HeaderQuotes,
     /// More headers than [`crate::MAX_SIGNED_HEADERS`] would be signed.
     TooManyHeaders,
+    /// The signer keeps one day's key alone, and it is another day.
+    AnotherDay,
 }
 
 impl fmt::Display for Error {
@@ -63,6 +65,7 @@ impl fmt::Display for Error {
                  may not agree on what was signed"
             }
             Self::TooManyHeaders => "too many headers to sign: at most 128, those that signing adds included",
+            Self::AnotherDay => "the signing key at hand is another day's",
         })
     }
 }

@@ -35,7 +35,7 @@ impl Worker {
         let cached = match answer.found? {
             Found::Control => Cached::Control,
             Found::Grant(sealed) => {
-                let opened = sealed.open(token, lookup)?;
+                let opened = sealed.open(token, now.wall.as_secs())?;
                 let clean = self.feed.verdict(opened.units(), &answer.as_of, self.feed.generation())
                     == Verdict::Clean;
                 if !clean || opened.is_expired(now.wall.as_secs()) {
@@ -189,7 +189,7 @@ impl Worker {
             // The commitment in the record makes a second token with the same lookup id fail here.
             let opened = match first.as_ref().filter(|_| token.lookup_id() == lookup) {
                 Some(opened) => Rc::clone(opened),
-                None => match sealed.open(token, lookup) {
+                None => match sealed.open(token, now.wall.as_secs()) {
                     Some(opened) => Rc::new(opened),
                     None => {
                         self.refuse(host, context, Reply::unauthorized(), exchange.drains());

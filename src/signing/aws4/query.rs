@@ -21,6 +21,12 @@ impl Pair {
 }
 
 impl Query {
+    /// Bytes of memory behind it.
+    pub(super) fn size(&self) -> usize {
+        let text = |pair: &Pair| pair.name.capacity() + pair.value.as_ref().map_or(0, String::capacity);
+        self.pairs.capacity() * size_of::<Pair>() + self.pairs.iter().map(text).sum::<usize>()
+    }
+
     /// From the text after `?`, without it. Pairs are split at `&` and their first `=`; empty ones are dropped. A raw `+` means a
     /// space, and a `%` that begins no escape means itself (URL Standard, `application/x-www-form-urlencoded` parsing): both
     /// are encoded, so that nobody after us can read them otherwise.

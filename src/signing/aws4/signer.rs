@@ -39,10 +39,13 @@ impl SessionToken {
 
 /// Signs with one credential for one region and service: about 1.5 KiB, one for each grant. It remembers what it derived for the
 /// present day, the present second and the last request, and derives anew what has changed; what it signs depends on its
-/// arguments alone.
+/// arguments alone. It keeps the secret access key for that, until [`Signer::keep_day_key`] drops it.
 #[derive(Clone)]
 pub struct Signer {
-    credential: Credential,
+    access_key_id: String,
+    /// None: only the day's key is kept.
+    secret_access_key: Option<Secret>,
+    session_token: Option<SessionToken>,
     region: String,
     service: Service,
     day: Option<Day>,
@@ -109,7 +112,37 @@ impl Signer {
         {
             return Err(Error::SessionToken);
         }
-        Ok(Self { credential, region, service, day: None, second: None, transcript: Transcript::default() })
+        let Credential { access_key_id, secret_access_key, session_token } = credential;
+        Ok(Self {
+            access_key_id,
+            secret_access_key: Some(secret_access_key),
+            session_token,
+            region,
+            service,
+            day: None,
+            second: None,
+            transcript: Transcript::default(),
+        })
+    }
+
+    /// Derives the key for the day of `now`, which signs for this region and service alone, and drops the secret that signs for
+    /// all of them for ever. On another day the signer then signs nothing until [`Signer::renew`].
+    pub fn keep_day_key(&mut self, now: &Timestamp) {
+        if let Some(secret) = self.secret_access_key.take() {
+            self.renew(&secret, now);
+        }
+    }
+
+    /// Derives the key for the day of `now` from the secret that the signer was made with, which is not kept.
+    pub fn renew(&mut self, secret_access_key: &Secret, now: &Timestamp) {
+        self.day =
+            Some(Day::derive(secret_access_key, &self.access_key_id, now, &self.region, &self.service));
+        self.second = None;
+    }
+
+    /// Whether it can sign at `now`: it has the secret, or the key of that day.
+    pub fn is_ready(&self, now: &Timestamp) -> bool {
+        self.secret_access_key.is_some() || self.day.as_ref().is_some_and(|day| day.key.covers(now))
     }
 
     pub fn service(&self) -> &Service {
@@ -123,7 +156,8 @@ impl Signer {
     /// will be sent. Skipped are the ones that [`is_set_by_signing`] or [`is_unsigned_by_nature`] names.
     ///
     /// # Errors
-    /// [`Error::Method`], [`Error::HeaderName`], [`Error::HeaderValue`], [`Error::TooManyHeaders`].
+    /// [`Error::Method`], [`Error::HeaderName`], [`Error::HeaderValue`], [`Error::TooManyHeaders`]; [`Error::AnotherDay`] unless
+    /// [`Signer::is_ready`].
     pub fn sign<'a, 'h>(
         &'a mut self,
         now: &Timestamp,
@@ -137,7 +171,7 @@ impl Signer {
         let payload_text = PayloadText::of(payload);
         let content_sha256 = (self.service.requires_content_sha256() || payload.literal().is_some())
             .then_some(payload_text.as_str());
-        let token = self.credential.session_token.as_ref().map(SessionToken::header);
+        let token = self.session_token.as_ref().map(SessionToken::header);
 
         let mut signed = Headers::default();
         signed.insert_own(b"host", target.authority().as_bytes())?;
@@ -153,8 +187,13 @@ impl Signer {
                 signed.insert(name, value)?;
             }
         }
-        let (authorization, mac) =
-            refresh(&mut self.day, &mut self.second, &self.credential, &self.region, &self.service, now);
+        if !self.day.as_ref().is_some_and(|day| day.key.covers(now)) {
+            let secret = self.secret_access_key.as_ref().ok_or(Error::AnotherDay)?;
+            self.day = Some(Day::derive(secret, &self.access_key_id, now, &self.region, &self.service));
+            self.second = None;
+        }
+        let Some(day) = &self.day else { return Err(Error::AnotherDay) };
+        let (authorization, mac) = (&*day.authorization, refresh(&mut self.second, day, now));
         let signature = self.transcript.signature(
             |out| stages::write_canonical_request(method, target, &signed, payload_text.as_str(), out),
             |hash| hex32(&key::digest(mac.clone(), hash)),
@@ -171,28 +210,19 @@ impl Signer {
     }
 }
 
-/// The present day's authorization prefix and the present second's MAC, derived anew if either is outdated. Takes the signer's
-/// fields one by one because the session token stays borrowed meanwhile.
-fn refresh<'a>(
-    day: &'a mut Option<Day>,
-    second: &'a mut Option<Second>,
-    credential: &Credential,
-    region: &str,
-    service: &Service,
-    now: &Timestamp,
-) -> (&'a str, &'a HmacSha256) {
-    if !day.as_ref().is_some_and(|day| day.key.covers(now)) {
-        *day = None;
-    }
-    let day = day.get_or_insert_with(|| {
+impl Day {
+    fn derive(secret: &Secret, key_id: &str, now: &Timestamp, region: &str, service: &Service) -> Day {
         let scope = stages::credential_scope(now, region, service);
-        let key_id = &credential.access_key_id;
         Day {
-            key: DayKey::derive(&credential.secret_access_key, now, region, service),
+            key: DayKey::derive(secret, now, region, service),
             authorization: format!("AWS4-HMAC-SHA256 Credential={key_id}/{scope}, SignedHeaders="),
             scope,
         }
-    });
+    }
+}
+
+/// The present second's MAC, derived anew if it is outdated.
+fn refresh<'a>(second: &'a mut Option<Second>, day: &Day, now: &Timestamp) -> &'a HmacSha256 {
     if second.as_ref().is_some_and(|second| second.now != *now) {
         *second = None;
     }
@@ -200,7 +230,7 @@ fn refresh<'a>(
         now: *now,
         mac: day.key.begin(&stages::string_to_sign_prefix(now, &day.scope)),
     });
-    (&day.authorization, &second.mac)
+    &second.mac
 }
 
 /// Lays the texts out in `out` one after another and hands out the pieces.
@@ -237,7 +267,7 @@ fn write_signed<'a>(
 impl fmt::Debug for Signer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Signer")
-            .field("credential", &self.credential)
+            .field("access_key_id", &self.access_key_id)
             .field("region", &self.region)
             .field("service", &self.service)
             .finish_non_exhaustive()

@@ -70,6 +70,12 @@ impl Target {
         target
     }
 
+    /// Bytes of memory behind it.
+    pub fn size(&self) -> usize {
+        let texts = [&self.authority, &self.path_and_query, &self.canonical_uri, &self.canonical_query];
+        texts.iter().map(|text| text.capacity()).sum::<usize>() + self.query.size()
+    }
+
     /// `:authority` as sent, and `host` as signed.
     pub fn authority(&self) -> &str {
         &self.authority

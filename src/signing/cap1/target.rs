@@ -12,6 +12,12 @@ pub struct Target {
 }
 
 impl Target {
+    /// Bytes of memory behind it.
+    pub fn size(&self) -> usize {
+        let texts = [&self.authority, &self.path_and_query, &self.canonical_path, &self.canonical_query];
+        texts.iter().map(|text| text.capacity()).sum()
+    }
+
     /// `path` and `query` are those of the grant's uri, as written there, the query without its `?`. They are sent so too, except that
     /// what a uri may not hold is percent-encoded and that empty pairs are dropped.
     ///

@@ -186,6 +186,32 @@ fn one_timestamp_at_midnight() {
     }
 }
 
+#[test]
+fn one_day_without_the_secret() {
+    let service = Service::new("s3").unwrap();
+    let target = Target::new(&service, Scheme::Https, "a.example", b"/", b"").unwrap();
+    let mut keeps = Signer::new(credential(None), "us-east-1", service).unwrap();
+    let mut forgets = keeps.clone();
+    let sign = |signer: &mut Signer, second| {
+        let (now, mut out) = (Timestamp::from_unix(second), String::new());
+        let signed = signer.sign(&now, "GET", &target, [], Payload::Empty, &mut out)?;
+        Ok::<_, Error>(signed.authorization.to_owned())
+    };
+    let (today, tomorrow) = (1_767_225_599, 1_767_225_600);
+    assert!(forgets.is_ready(&Timestamp::from_unix(tomorrow)));
+    forgets.keep_day_key(&Timestamp::from_unix(today));
+    // It is gone: asking again for another day derives nothing.
+    forgets.keep_day_key(&Timestamp::from_unix(tomorrow));
+    assert_eq!(sign(&mut forgets, today), sign(&mut keeps, today));
+    assert!(!forgets.is_ready(&Timestamp::from_unix(tomorrow)));
+    assert_eq!(sign(&mut forgets, tomorrow), Err(Error::AnotherDay));
+    assert_eq!(sign(&mut forgets, today), sign(&mut keeps, today));
+    forgets.renew(&credential(None).secret_access_key, &Timestamp::from_unix(tomorrow));
+    assert!(forgets.is_ready(&Timestamp::from_unix(tomorrow)));
+    assert_eq!(sign(&mut forgets, tomorrow), sign(&mut keeps, tomorrow));
+    assert_eq!(sign(&mut forgets, today), Err(Error::AnotherDay));
+}
+
 /// The chunks of a body go on from the signature of its own request, not of an earlier one.
 #[test]
 fn chunks_begin_at_the_seed() {
