@@ -6,6 +6,7 @@ use crate::opened::Opened;
 use crate::passing::Passing;
 use crate::reply::Reply;
 use crate::worker::ContextId;
+use capability::LookupId;
 use hashbrown::HashMap;
 use std::hash::RandomState;
 use std::rc::Rc;
@@ -58,13 +59,31 @@ pub(crate) struct Closing {
     pub(crate) trailers: bool,
 }
 
+/// Most memory for requests that are held, and so for their headers: 64 MiB of the 1 GiB that a VM has.
+const MAX_WAITING: usize = 64 * 1024 * 1024;
+/// Most memory for bodies that are looked at or rewritten as they pass: apart, so that neither crowds out the other.
+const MAX_PASSING: usize = 32 * 1024 * 1024;
+/// And of these for one capability's, so that its holder's uploads leave room for everybody else's.
+const MAX_PASSING_OF_ONE: usize = MAX_PASSING / 2;
+
+/// What a request takes, by what it takes it from.
+enum Share {
+    Waiting(usize),
+    Passing(LookupId, usize),
+    None,
+}
+
 impl Held {
     /// The same from beginning to end of its stay: what was added is subtracted.
-    fn size(&self) -> usize {
+    fn share(&self) -> Share {
         match self {
-            Held::Waiting(exchange) => exchange.size(),
-            Held::Streaming(streaming) if streaming.passing.looks() => streaming.passing.size(),
-            Held::Streaming(_) | Held::Closing(_) | Held::Passed | Held::Refusing(..) | Held::Answered => 0,
+            Held::Waiting(exchange) => Share::Waiting(exchange.size()),
+            Held::Streaming(Streaming { passing, life: Some((opened, _)), .. }) if passing.looks() => {
+                Share::Passing(opened.lookup(), passing.size())
+            }
+            Held::Streaming(_) | Held::Closing(_) | Held::Passed | Held::Refusing(..) | Held::Answered => {
+                Share::None
+            }
         }
     }
 }
@@ -74,7 +93,10 @@ impl Held {
 #[derive(Default)]
 pub(crate) struct Requests {
     held: HashMap<ContextId, Held, RandomState>,
-    bytes: usize,
+    waiting: usize,
+    passing: usize,
+    /// The same by capability.
+    passing_of: HashMap<LookupId, usize, RandomState>,
 }
 
 impl Requests {
@@ -121,22 +143,51 @@ impl Requests {
         }
     }
 
-    /// Memory that those who wait and those whose bodies are rewritten take, in bytes.
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+    /// Whether there is room for one more that waits and takes so many bytes.
+    pub(crate) fn may_wait(&self, size: usize) -> bool {
+        self.waiting.saturating_add(size) <= MAX_WAITING
+    }
+
+    /// Whether there is room for one more body of a capability's that passes so.
+    pub(crate) fn may_pass(&self, opened: &Opened, passing: &Passing) -> bool {
+        if !passing.looks() {
+            return true;
+        }
+        let of_one = self.passing_of.get(&opened.lookup()).copied().unwrap_or_default();
+        self.passing.saturating_add(passing.size()) <= MAX_PASSING
+            && of_one.saturating_add(passing.size()) <= MAX_PASSING_OF_ONE
     }
 
     /// Notes where a request stands.
     pub(crate) fn put(&mut self, context: ContextId, held: Held) {
         self.remove(context);
-        self.bytes += held.size();
+        match held.share() {
+            Share::Waiting(size) => self.waiting += size,
+            Share::Passing(lookup, size) => {
+                self.passing += size;
+                *self.passing_of.entry(lookup).or_default() += size;
+            }
+            Share::None => {}
+        }
         self.held.insert(context, held);
     }
 
     /// Forgets a request.
     pub(crate) fn remove(&mut self, context: ContextId) -> Option<Held> {
         let held = self.held.remove(&context)?;
-        self.bytes -= held.size();
+        match held.share() {
+            Share::Waiting(size) => self.waiting -= size,
+            Share::Passing(lookup, size) => {
+                self.passing -= size;
+                if let Some(of_one) = self.passing_of.get_mut(&lookup) {
+                    *of_one -= size;
+                    if *of_one == 0 {
+                        self.passing_of.remove(&lookup);
+                    }
+                }
+            }
+            Share::None => {}
+        }
         Some(held)
     }
 

@@ -34,8 +34,6 @@ pub type CallId = u32;
 
 /// How often [`Worker::on_tick`] wants to be called: the delay of a first poll and of metrics.
 pub const TICK: Duration = Duration::from_millis(100);
-/// Most memory for requests that are held, and so for their headers: 64 MiB of the 1 GiB that a VM has.
-const MAX_HELD_BYTES: usize = 64 * 1024 * 1024;
 /// Between failed polls of the feed: at first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Without a single body callback in a worker's life, a request whose body has not begun after this long is answered: either
@@ -168,7 +166,7 @@ impl Worker {
             }
             Arrival::Capability(incoming) => incoming,
         };
-        if self.requests.bytes().saturating_add(incoming.size()) > MAX_HELD_BYTES {
+        if !self.requests.may_wait(incoming.size()) {
             return self.refuse_headers(host, context, Reply::overloaded(), drains);
         }
         let now = host.now();
@@ -508,9 +506,8 @@ impl Worker {
                                 now.wall.as_secs(),
                                 max_timeout,
                             );
-                            let bytes = self.requests.bytes();
                             match built {
-                                Ok((_, passing)) if bytes.saturating_add(passing.size()) > MAX_HELD_BYTES => {
+                                Ok((_, passing)) if !self.requests.may_pass(opened, &passing) => {
                                     Reply::overloaded()
                                 }
                                 Ok((outgoing, passing)) => {
