@@ -1,5 +1,11 @@
 //! The cache's bound in bytes holds for what the allocator really gives out, whatever grants are cached and used.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout
+)]
 
 use capability::record::{self, Header, Kind};
 use capability::{Content, Export, Exported, Token, Uid, UnitPair, Units};
