@@ -22,7 +22,7 @@
     reason = "test code"
 )]
 
-// mod events;
+mod events;
 mod gateway;
 mod mutants;
 mod network;

@@ -67,8 +67,6 @@ pub(crate) struct Membrane {
     pub(crate) id: String,
     pub(crate) unit: String,
     pub(crate) made: Instant,
-    /// A restored store may not know it any more.
-    pub(crate) lost: bool,
     /// When somebody first set about revoking it.
     pub(crate) attempted: Option<Instant>,
     /// When `revoke` answered first.
@@ -82,7 +80,6 @@ pub(crate) struct Capability {
     /// What it depends on, as indices.
     pub(crate) membranes: Vec<usize>,
     pub(crate) made: Instant,
-    pub(crate) lost: bool,
 }
 
 /// What must not be.
@@ -102,6 +99,8 @@ pub(crate) struct Truth {
     pub(crate) only: Option<Wrong>,
     pub(crate) membranes: Vec<Membrane>,
     pub(crate) capabilities: Vec<Capability>,
+    /// When copies were made of which a store was restored, and when that was done.
+    pub(crate) restores: Vec<(Instant, Instant)>,
     /// By epoch and number, what watchers were told.
     pub(crate) told: HashMap<(String, u64), String>,
     pub(crate) tally: Tally,
@@ -122,13 +121,22 @@ impl Truth {
     /// Nobody has set about revoking anything of it, and no restored store can have lost it.
     pub(crate) fn is_alive(&self, capability: usize) -> bool {
         let capability = &self.capabilities[capability];
-        !capability.lost
-            && self.all(capability).all(|membrane| membrane.attempted.is_none() && !membrane.lost)
+        let untouched =
+            |membrane: &Membrane| membrane.attempted.is_none() && !self.may_be_lost(membrane.made);
+        !self.may_be_lost(capability.made) && self.all(capability).all(untouched)
+    }
+
+    /// Whether a store that was restored may not know what was made then.
+    pub(crate) fn may_be_lost(&self, made: Instant) -> bool {
+        self.restores.iter().any(|(copied, restored)| (*copied..=*restored).contains(&made))
     }
 
     pub(crate) fn was_revoked_lately(&self, capability: usize, now: Instant) -> bool {
+        // What was torn may be answered much later than it was first attempted: that is when it matters.
         let lately = |at: Instant| now - at < 3 * STALENESS;
-        self.all(&self.capabilities[capability]).any(|membrane| membrane.attempted.is_some_and(lately))
+        let times = |membrane: &Membrane| [membrane.attempted, membrane.answered, membrane.confirmed];
+        self.all(&self.capabilities[capability])
+            .any(|membrane| times(membrane).into_iter().flatten().any(lately))
     }
 
     /// A worker lets a request of `capability` go.
@@ -182,8 +190,7 @@ impl Truth {
     /// A store was restored that knows nothing made after `copied`.
     pub(crate) fn restored(&mut self, copied: Instant) {
         self.tally.restores += 1;
-        self.membranes.iter_mut().for_each(|membrane| membrane.lost |= membrane.made >= copied);
-        self.capabilities.iter_mut().for_each(|capability| capability.lost |= capability.made >= copied);
+        self.restores.push((copied, Instant::now()));
     }
 }
 

@@ -311,7 +311,8 @@ impl Sim {
         let Some(replica) = self.slots[index].running.borrow().clone() else { return false };
         let mut truth = self.truth.borrow_mut();
         let candidates: Vec<usize> = (0..truth.membranes.len())
-            .filter(|index| truth.membranes[*index].attempted.is_none() && !truth.membranes[*index].lost)
+            .filter(|index| truth.membranes[*index].attempted.is_none())
+            .filter(|index| !truth.may_be_lost(truth.membranes[*index].made))
             .collect();
         let Some(chosen) = self.dice.pick(&candidates) else { return false };
         let membrane = &mut truth.membranes[*chosen];

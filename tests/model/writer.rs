@@ -86,7 +86,7 @@ pub(crate) async fn write(sim: Rc<Sim>, name: usize) {
                 Some(202) => break,
                 Some(401) => {
                     let mut truth = sim.truth.borrow_mut();
-                    if !truth.membranes[index].lost {
+                    if !truth.may_be_lost(truth.membranes[index].made) {
                         truth.violated(Wrong::Refused, format!("the revoke control of {id} was refused"));
                     }
                     break;
@@ -108,8 +108,7 @@ async fn make(sim: &Sim, id: &str) -> Option<(usize, String, String, Unit)> {
     truth.membranes.push(Membrane {
         id: id.to_owned(),
         unit: uid.to_string(),
-        made: Instant::now(),
-        lost: false,
+        made: answer.at,
         attempted: None,
         answered: None,
         confirmed: None,
@@ -134,7 +133,6 @@ async fn export_one(sim: &Sim, membrane: usize, export: &str) {
     sim.truth.borrow_mut().capabilities.push(Capability {
         token: Token::parse(token.as_bytes()).unwrap(),
         membranes,
-        made: Instant::now(),
-        lost: false,
+        made: answer.at,
     });
 }
