@@ -172,7 +172,9 @@ async fn mishap(sim: &Rc<Sim>) {
     let dice = &sim.dice;
     let gateway = dice.pick(&sim.gateways).unwrap();
     let index = usize::try_from(dice.between(0, sim.slots.len() as u64)).unwrap();
-    match dice.between(0, 100) {
+    // What shows with restored stores alone is to be looked for there.
+    let often_restored = sim.plan.mutant == Some(Mutant::IgnoredEpoch) && dice.percent(40);
+    match dice.between(if often_restored { 85 } else { 0 }, 100) {
         0..35 => {
             let (gateway, long) = (gateway.clone(), dice.milliseconds(300, 7_000));
             gateway.is_cut.set(true);
