@@ -80,14 +80,19 @@ test: build ## Every test, the end-to-end ones through a real Envoy included
 
 # Random cases for each part of `make fuzz-long`.
 FUZZ_CASES ?= 100000
+FEED_EVENTS ?= 1000000
 POWER_CUTS ?= 200
 IMMEDIATE_STOPS ?= 50
 
 # A line for each part; each says how far it is, and ends at the first failure.
 .PHONY: fuzz-long
-fuzz-long: build ## Long random tests, half an hour: 100,000 cases (FUZZ_CASES=…), 36 faults, 200 power cuts
+fuzz-long: build ## Long random tests, an hour: 100,000 cases (FUZZ_CASES=…), a million revocations, 36 faults, 200 power cuts
 	$(say) "signatures against botocore and aws-sigv4: $(FUZZ_CASES) random requests each"
 	@MEMBRANE_FUZZ_CASES=$(FUZZ_CASES) cargo test --locked -p signing --test differential
+	$(say) "the feed: $(FEED_EVENTS) revocations by 16 writers, told to 64 watchers that come and go"
+	@MEMBRANE_FEED_EVENTS=$(FEED_EVENTS) cargo test --locked --release -p tests --test model events:: -- --nocapture
+	$(say) "the model of revocation: $$(($(FUZZ_CASES) / 250)) worlds"
+	@MEMBRANE_FUZZ_CASES=$(FUZZ_CASES) cargo test --locked --release -p tests --test model -- what_is_revoked --nocapture
 	$(say) "revocations while parts fail: two Envoys under load, 36 faults"
 	@MEMBRANE_REVOCATION=full cargo test --locked --release -p tests --test e2e revocation::faults -- --nocapture
 	@tests/tools/install.sh postgres
