@@ -57,12 +57,25 @@ pub(crate) fn decoded(opened: &Opened, query: &[u8]) -> Result<Query, Reply> {
 }
 
 /// As it came, for a target that sends it so. `;` separates parameters for some upstreams, and would carry names past the
-/// check of names.
+/// check of names; so would what one upstream reads otherwise than another in a name: `+` (a space in forms, itself in
+/// RFC 3986), and a `%` that begins no escape.
 pub(crate) fn verbatim<'a>(opened: &Opened, query: &'a [u8]) -> Result<&'a [u8], Reply> {
     if !query.iter().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'#' | b';')) {
         return Err(Reply::bad_request("the query must be percent-encoded (a ; is %3B)"));
     }
+    let is_plain = |pair: &[u8]| {
+        let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
+        !name.contains(&b'+') && name.split(|byte| *byte == b'%').skip(1).all(begins_with_hex)
+    };
+    if !query.split(|byte| *byte == b'&').all(is_plain) {
+        let rule = "in a query parameter's name a + must be written %2B or %20, and a % %25";
+        return Err(Reply::bad_request(rule));
+    }
     let parsed = Query::parse(query).map_err(|_| Reply::bad_request("the query must be percent-encoded"))?;
     own_names_win(opened, parsed)?;
     Ok(query)
+}
+
+fn begins_with_hex(after_percent: &[u8]) -> bool {
+    after_percent.get(..2).is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit))
 }

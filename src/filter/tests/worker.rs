@@ -1,5 +1,11 @@
 //! The filter against a simulated Envoy: every way that a request can take.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::unreachable
+)]
 
 mod configured;
 mod midnight;
@@ -715,6 +721,24 @@ fn queries_are_bounded_and_cannot_be_read_in_two_ways() {
         ("page=1;role=admin", None),
         ("page=1&role=admin", None),
         ("page=1%3Brole=admin", Some("/?role=user&page=1%3Brole=admin")),
+    ] {
+        let (context, _) = plain.headers(token(1).expose(), &[(":path", &format!("/?{query}"))], true);
+        match path {
+            Some(path) => assert_eq!(plain.sent(context, ":path").as_deref(), Some(path)),
+            None => assert_eq!(plain.status(context), Some(400), "{query}"),
+        }
+    }
+    // A name that one upstream reads as the grant's own, and another does not.
+    let mut plain = warm("", r#"{"uri": "http://example.com/?a%2Bb=1&50%25=1", "allowQuery": true}"#);
+    for (query, path) in [
+        ("a+b=2", None),
+        ("x&a+b", None),
+        ("50%=2", None),
+        ("50%2=2", None),
+        ("a%2bb=2", None),
+        ("50%25=2", None),
+        ("a%20b=c+d%", Some("/?a%2Bb=1&50%25=1&a%20b=c+d%")),
+        ("%c3%a4=1", Some("/?a%2Bb=1&50%25=1&%c3%a4=1")),
     ] {
         let (context, _) = plain.headers(token(1).expose(), &[(":path", &format!("/?{query}"))], true);
         match path {
