@@ -42,12 +42,38 @@ pub struct Load {
 impl Load {
     /// `connections` in all, dealt out to `clients`. Each begins a request every `every`, or as soon as the one before has ended.
     pub fn start(clients: &[Client], connections: usize, every: Duration, source: Arc<impl Source>) -> Self {
+        Self::start_with(clients, connections, every, source, || ())
+    }
+
+    /// The same, but whoever sends it takes as little as possible from the machine: in the world it would have another.
+    pub fn start_aside(
+        clients: &[Client],
+        connections: usize,
+        every: Duration,
+        source: Arc<impl Source>,
+    ) -> Self {
+        Self::start_with(clients, connections, every, source, || {
+            // On Linux a priority is the thread's (setpriority(2), "C library/kernel differences").
+            let _ = rustix::process::setpriority_process(None, LOWEST);
+        })
+    }
+
+    fn start_with(
+        clients: &[Client],
+        connections: usize,
+        every: Duration,
+        source: Arc<impl Source>,
+        prepare: impl Fn() + Copy + Send + 'static,
+    ) -> Self {
         let ending = Arc::new(AtomicBool::new(false));
         let threads = (0..connections)
             .map(|number| {
                 let client = clients[number % clients.len()].clone();
                 let (ending, source) = (Arc::clone(&ending), Arc::clone(&source));
-                std::thread::spawn(move || run(number, &client, every, &ending, source.as_ref()))
+                std::thread::spawn(move || {
+                    prepare();
+                    run(number, &client, every, &ending, source.as_ref())
+                })
             })
             .collect();
         Self { ending, threads }
@@ -66,6 +92,8 @@ impl Drop for Load {
     }
 }
 
+/// The priority of those who must not be in the way.
+const LOWEST: i32 = 19;
 /// Between two attempts to connect.
 const BETWEEN_CONNECTS: Duration = Duration::from_millis(10);
 

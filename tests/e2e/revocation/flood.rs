@@ -98,13 +98,13 @@ enum Beside {
     Random,
 }
 
-/// Some 1,000 requests a second: what two cores can carry together with those who send them.
+/// Some 1,000 requests a second: what two cores can carry together with those who send them, who stand back for the rest.
 fn flood(fleet: &Fleet, beside: Beside, random: &Arc<Random>) -> Option<Load> {
     let every = Duration::from_millis(20);
     match beside {
         Beside::Nothing => None,
-        Beside::Malformed => Some(Load::start(&fleet.clients(), 20, every, Arc::new(Malformed))),
-        Beside::Random => Some(Load::start(&fleet.clients(), 20, every, Arc::clone(random))),
+        Beside::Malformed => Some(Load::start_aside(&fleet.clients(), 20, every, Arc::new(Malformed))),
+        Beside::Random => Some(Load::start_aside(&fleet.clients(), 20, every, Arc::clone(random))),
     }
 }
 
