@@ -34,6 +34,9 @@ pub struct Registry {
     /// flood of random tokens does not become one of lookups. All workers' together, and their feeds, must stay below the requests
     /// that Envoy lets the cluster have (`circuit_breakers`).
     pub max_lookups: usize,
+    /// How many tokens a second that the registry does not know one client's address may try at one worker; past it, what this worker
+    /// does not know is answered 429 to that address. 0: as many as it likes.
+    pub max_unknown: u32,
 }
 
 impl Default for Registry {
@@ -43,6 +46,7 @@ impl Default for Registry {
             authority: "membrane.registry".into(),
             timeout: Duration::from_secs(2),
             max_lookups: 256,
+            max_unknown: 100,
         }
     }
 }
@@ -151,6 +155,9 @@ impl Config {
             }
             if !(1..=4_096).contains(&registry.max_lookups) {
                 return error("registry.max_lookups must be 1 to 4096");
+            }
+            if registry.max_unknown > 1_000_000 {
+                return error("registry.max_unknown must be 0 to 1000000 a second");
             }
         }
         if config.records.len() > MAX_RECORDS {

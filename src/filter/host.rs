@@ -211,6 +211,13 @@ impl Host for Envoy {
         }
     }
 
+    fn source(&mut self, context: ContextId) -> Option<Vec<u8>> {
+        if !self.act_on(context) {
+            return None;
+        }
+        abi::property("source\0address")
+    }
+
     fn resume(&mut self, context: ContextId) {
         if self.act_on(context) {
             abi::continue_stream(STREAM_REQUEST);

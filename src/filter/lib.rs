@@ -28,6 +28,7 @@ pub mod reply;
 mod requests;
 pub mod slots;
 pub mod stats;
+pub mod unknown;
 mod warnings;
 pub mod worker;
 

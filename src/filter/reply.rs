@@ -29,6 +29,8 @@ pub enum Outcome {
     Refused,
     /// 503: the registry could not be asked.
     Unavailable,
+    /// 429: too many tokens that nobody knows.
+    Limited,
     /// 500 and 408: a fault of the configuration, or of ours.
     Failed,
 }
@@ -96,6 +98,14 @@ impl Reply {
              (and above it Envoy's per_connection_buffer_limit_bytes) raises that; a request with x-amz-content-sha256 streams"
         );
         Reply::new(413, "Payload Too Large", Outcome::Refused, message)
+    }
+
+    /// 429 (RFC 6585 §4).
+    pub fn too_many_unknown() -> Reply {
+        let message = "too many tokens from this address were not known: try again later (the filter's setting registry.max_unknown)";
+        let mut reply = Reply::new(429, "Too Many Requests", Outcome::Limited, message);
+        reply.header = Some(("retry-after", "1"));
+        reply
     }
 
     /// 500: the answer for what only an operator can mend; the log says more.

@@ -29,6 +29,8 @@ counters! {
     Refused => "membrane_requests_total.outcome.refused",
     /// 503.
     Unavailable => "membrane_requests_total.outcome.unavailable",
+    /// 429.
+    Limited => "membrane_requests_total.outcome.limited",
     /// Faults.
     Failed => "membrane_requests_total.outcome.failed",
     /// Lookups answered with a record.
@@ -58,6 +60,7 @@ impl From<Outcome> for Counter {
             Outcome::Unauthorized => Counter::Unauthorized,
             Outcome::Refused => Counter::Refused,
             Outcome::Unavailable => Counter::Unavailable,
+            Outcome::Limited => Counter::Limited,
             Outcome::Failed => Counter::Failed,
         }
     }

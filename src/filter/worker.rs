@@ -20,6 +20,7 @@ use crate::records::Records;
 use crate::reply::{Outcome, Reply};
 use crate::requests::{Held, Requests, Streaming};
 use crate::stats::{Counter, Stats};
+use crate::unknown::{Client, Unknown};
 use crate::warnings::{Warning, Warnings};
 use capability::{LookupId, Token};
 use core::time::Duration;
@@ -58,6 +59,8 @@ pub trait Host {
     fn replace_request_body(&mut self, context: ContextId, length: usize, with: &[u8]) -> bool;
     /// Answers the request; one that is on its way upstream is broken off there.
     fn reply(&mut self, context: ContextId, reply: &Reply);
+    /// The address that a request comes from, as Envoy's attribute `source.address` writes it.
+    fn source(&mut self, context: ContextId) -> Option<Vec<u8>>;
     /// Lets a held request go on.
     fn resume(&mut self, context: ContextId);
     /// Asks `cluster`; the answer comes to [`Worker::on_answer`]. `None`: it could not even be sent.
@@ -81,6 +84,8 @@ enum Call {
 
 struct Pending {
     waiters: Vec<ContextId>,
+    /// Who asked first, and is charged if there is no such capability; none where one is confirmed that there was.
+    client: Option<Client>,
     asked: Now,
     generation: feed::Generation,
     attempts: u8,
@@ -106,6 +111,7 @@ pub struct Worker {
     cache: Cache,
     feed: Feed,
     negative: Negative,
+    unknown: Unknown,
     pending: HashMap<LookupId, Pending, RandomState>,
     calls: HashMap<CallId, Call, RandomState>,
     requests: Requests,
@@ -127,6 +133,7 @@ impl Worker {
             cache: Cache::new(config.cache),
             feed: Feed::new(config.staleness, watcher),
             negative: Negative::default(),
+            unknown: Unknown::new(config.registry.as_ref().map_or(0, |registry| registry.max_unknown)),
             pending: HashMap::with_hasher(RandomState::new()),
             calls: HashMap::with_hasher(RandomState::new()),
             requests: Requests::default(),
@@ -406,8 +413,12 @@ impl Worker {
         {
             return self.begin_cached(host, context, incoming, cached, proof, now);
         }
+        let client = Client::parse(&host.source(context).unwrap_or_default());
+        if self.unknown.is_spent(client, now.monotonic) {
+            return Err(Reply::too_many_unknown());
+        }
         let exchange = Box::new(Exchange::resolving(incoming, lookup, token, now, self.config.max_body));
-        self.await_lookup(host, context, lookup, now)?;
+        self.await_lookup(host, context, lookup, Some(client), now)?;
         Ok(Moved::Waiting(exchange))
     }
 
@@ -532,7 +543,7 @@ impl Worker {
                                 Ok(token) => {
                                     let lookup = token.lookup_id();
                                     exchange.stage = Stage::Resolving { lookup, token };
-                                    match self.await_lookup(host, context, lookup, now) {
+                                    match self.await_lookup(host, context, lookup, None, now) {
                                         Ok(()) => return Moved::Waiting(exchange),
                                         Err(reply) => reply,
                                     }

@@ -10,6 +10,7 @@ use crate::reply::Reply;
 use crate::requests::{Held, Streaming};
 use crate::slots;
 use crate::stats::Counter;
+use crate::unknown::Client;
 use crate::warnings::Warning;
 use capability::{LookupId, Token};
 use std::rc::Rc;
@@ -58,6 +59,7 @@ impl Worker {
         host: &mut impl Host,
         context: ContextId,
         lookup: LookupId,
+        client: Option<Client>,
         now: Now,
     ) -> Result<(), Reply> {
         if let Some(pending) = self.pending.get_mut(&lookup) {
@@ -71,7 +73,13 @@ impl Worker {
         self.ask_registry(
             host,
             lookup,
-            Pending { waiters: vec![context], asked: now, generation: self.feed.generation(), attempts: 1 },
+            Pending {
+                waiters: vec![context],
+                client,
+                asked: now,
+                generation: self.feed.generation(),
+                attempts: 1,
+            },
         )
         .map_err(|_| Reply::unavailable())
     }
@@ -136,6 +144,9 @@ impl Worker {
         match &answer.found {
             None => {
                 self.stats.add(Counter::LookupUnknown, 1);
+                if let Some(client) = pending.client {
+                    self.unknown.charge(client, now.monotonic);
+                }
                 self.negative.insert(lookup, now.monotonic);
                 self.cache.revoke(capability::Unit::Lookup(lookup));
                 self.answer_all(host, pending.waiters, &Reply::unauthorized());
@@ -235,6 +246,7 @@ impl Worker {
         }
         let again = Pending {
             waiters: overtaken,
+            client: None,
             asked: now,
             generation: self.feed.generation(),
             attempts: pending.attempts + 1,

@@ -124,7 +124,7 @@ impl Worker {
         let now = host.now();
         let begun = held.and_then(|passing| {
             let (opened, _) = life.ok_or_else(Reply::unavailable)?;
-            self.await_lookup(host, context, opened.lookup(), now)?;
+            self.await_lookup(host, context, opened.lookup(), None, now)?;
             Ok(Closing { opened, passing, trailers })
         });
         match begun {

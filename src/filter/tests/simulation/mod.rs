@@ -41,6 +41,8 @@ pub struct Envoy {
     /// Requests of which upstream has all.
     pub whole: HashSet<u32>,
     pub refuse_calls: bool,
+    /// Where requests come from.
+    pub source: String,
     next_call: u32,
 }
 
@@ -89,6 +91,10 @@ impl Host for Envoy {
     fn reply(&mut self, context: u32, reply: &Reply) {
         assert!(!self.whole.contains(&context), "what upstream has whole is not answered by us too");
         assert!(self.replies.insert(context, (reply.status, reply.body())).is_none(), "answered once");
+    }
+
+    fn source(&mut self, _context: u32) -> Option<Vec<u8>> {
+        Some(self.source.clone().into_bytes())
     }
 
     fn resume(&mut self, context: u32) {
