@@ -34,7 +34,7 @@ pub struct Outgoing<'a> {
 const USUALLY_MADE: usize = 1_024;
 
 impl<'a> Outgoing<'a> {
-    fn new() -> Outgoing<'a> {
+    pub(crate) fn empty() -> Outgoing<'a> {
         let made = Zeroizing::new(Vec::with_capacity(USUALLY_MADE));
         Outgoing { headers: Vec::with_capacity(32), made, dropped: 0 }
     }
@@ -107,7 +107,7 @@ pub fn build<'a>(
 ) -> Result<(Outgoing<'a>, Passing), Reply> {
     check(incoming, opened)?;
     let grant = &opened.grant;
-    let mut out = Outgoing::new();
+    let mut out = Outgoing::empty();
     let method: &'a [u8] = grant.method.map_or(incoming.method(), str::as_bytes);
     out.set(b":method", method);
     out.set(b":scheme", grant.target.scheme.as_str().as_bytes());
@@ -180,7 +180,7 @@ pub fn build_control<'a>(incoming: &'a Incoming, authority: &str) -> Result<Outg
     if path != b"/" {
         return Err(Reply::not_found());
     }
-    let mut out = Outgoing::new();
+    let mut out = Outgoing::empty();
     out.set(b":method", incoming.method());
     out.set(b":scheme", b"https");
     out.make(b":authority", authority.as_bytes());
