@@ -161,3 +161,20 @@ check: lint deny test ## All that CI asks for: format, clippy, licences, tests
 clean: ## Remove what was built (not .tools/, not run/)
 	@cargo clean
 	@rm -rf dist
+
+# `2/8`: the second of eight parts, for several machines. What was caught before is not tried again: so it goes on where it stopped.
+SHARD ?=
+MUTANTS = .tools/bin/cargo-mutants mutants --config tests/mutants.toml --iterate --no-shuffle $(if $(SHARD),--shard $(SHARD))
+.PHONY: mutants
+mutants: ## Change the deciding code in some 800 ways, and see the tests fail: hours; goes on where it stopped (SHARD=2/8)
+	@tests/tools/install.sh mutants
+	$(say) "what decides in the filter"
+	@mkdir -p $(TARGET_DIR)/mutants/filter $(TARGET_DIR)/mutants/capability
+	@$(MUTANTS) -p filter -o $(TARGET_DIR)/mutants/filter -- --lib --test worker || status=$$?; \
+	    printf '\033[1m==>\033[0m %s\n' "what a capability is"; \
+	    $(MUTANTS) -p capability -o $(TARGET_DIR)/mutants/capability || status=$$?; \
+	    for part in filter capability; do \
+	        for outcome in caught timeout unviable missed; do \
+	            printf '%s %s: %s\n' "$$part" "$$outcome" "$$(wc -l < $(TARGET_DIR)/mutants/$$part/mutants.out/$$outcome.txt)"; \
+	        done; done; \
+	    exit $${status:-0}

@@ -11,6 +11,7 @@ cd "$(dirname "$0")/../.."
 
 cargo_deny_version=0.20.2
 cargo_fuzz_version=0.13.2
+cargo_mutants_version=25.3.1
 s3s_fs_version=0.14.1
 requirements=tests/tools/requirements.txt
 node_packages=tests/tools/node
@@ -122,6 +123,12 @@ install_cargo_fuzz() {
     cargo install --root .tools --locked "cargo-fuzz@$cargo_fuzz_version" >&2
 }
 
+install_cargo_mutants() {
+    if [ -x .tools/bin/cargo-mutants ] && .tools/bin/cargo-mutants mutants --version | grep -q " $cargo_mutants_version\$"; then return; fi
+    say "building cargo-mutants $cargo_mutants_version into .tools/bin (a minute, once)"
+    cargo install --root .tools --locked "cargo-mutants@$cargo_mutants_version" >&2
+}
+
 # Not among the workspace's own dependencies: it brings some 250 crates, which would be built with every profile.
 install_s3_server() {
     stamp=.tools/s3s-fs.stamp
@@ -183,5 +190,6 @@ s3) install_python_clients; install_node_clients; install_s3_server ;;
 postgres) install_postgres ;;
 deny) install_cargo_deny ;;
 fuzz) install_cargo_fuzz ;;
-*) echo "usage: $0 [s3|postgres|deny|fuzz]" >&2; exit 2 ;;
+mutants) install_cargo_mutants ;;
+*) echo "usage: $0 [s3|postgres|deny|fuzz|mutants]" >&2; exit 2 ;;
 esac
