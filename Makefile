@@ -108,6 +108,11 @@ bench-revocation: build ## How soon 1,000 revocations are everywhere, under load
 	@MEMBRANE_REVOCATION=full MEMBRANE_REVOCATION_REPORT=docs/performance.md \
 	    cargo test --locked --release -p tests --test e2e revocation:: -- --nocapture --test-threads=1
 
+.PHONY: bench-watchers
+bench-watchers: build ## How soon 10,000 watchers of one registry hear of a revocation, and what each costs: docs/performance.md
+	@MEMBRANE_WATCHERS=full MEMBRANE_WATCHERS_REPORT=docs/performance.md \
+	    cargo test --locked --release -p tests --test e2e watchers:: -- --nocapture
+
 # `quick`, or flags of tests/bench/main.rs.
 BENCH ?=
 .PHONY: bench

@@ -1,8 +1,11 @@
 //! The command line.
 
 use capability::Authority;
+use clap::builder::TypedValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use registry::fleet::MAX_WATCHERS;
 use registry::home::{GATEWAY_SAN, Leaf};
+use registry::serve::{Loopback, MAX_CONNECTIONS};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -106,6 +109,10 @@ pub(crate) struct Serve {
     /// Lookups and the revocation feed, for gateways alone (mutual TLS).
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9444")]
     pub(crate) gateway: SocketAddr,
+    /// The same over plain HTTP/1.1 besides, on a loopback address alone, for a mesh whose sidecar does the TLS, and for tests: every
+    /// process of this machine is let in.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) gateway_plain: Option<Loopback>,
     /// /healthz, /readyz and /metrics (plain HTTP, nothing secret).
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9445")]
     pub(crate) metrics: SocketAddr,
@@ -122,6 +129,17 @@ pub(crate) struct Serve {
     /// Most membranes that a tenant may have at a time; more are answered with 403. Default: no limit.
     #[arg(long, value_name = "NUMBER")]
     pub(crate) max_membranes: Option<u64>,
+    /// Most connections of each listener. Each needs an open file: the soft limit on those is raised to the hard one at start.
+    #[arg(long, value_name = "NUMBER", default_value_t = MAX_CONNECTIONS, value_parser = at_least_one())]
+    pub(crate) max_connections: usize,
+    /// Most workers of gateways that may follow the feed; more are answered with 503.
+    #[arg(long, value_name = "NUMBER", default_value_t = MAX_WATCHERS, value_parser = at_least_one())]
+    pub(crate) max_watchers: usize,
+}
+
+/// A limit: a million at most, which is beyond what one machine holds open.
+fn at_least_one() -> impl TypedValueParser<Value = usize> {
+    clap::value_parser!(u32).range(1..=1_000_000).try_map(usize::try_from)
 }
 
 #[derive(Subcommand)]

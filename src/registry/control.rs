@@ -21,6 +21,7 @@ use serde::Serialize;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 use zeroize::{Zeroize, Zeroizing};
 
 /// The published limit of a request's body, in bytes.
@@ -88,6 +89,8 @@ struct Accepted {
 
 impl Control {
     async fn serve(&self, request: Request, event: &mut Option<Event>) -> Result<Response, ApiError> {
+        // The route's own timeout runs from here on, whatever the body takes.
+        let arrived = Instant::now();
         let (parts, body) = request.into_parts();
         if parts.uri.path() != "/" {
             return Err(ApiError::NotFound);
@@ -152,7 +155,10 @@ impl Control {
                     self.feed.look();
                 }
                 let unconfirmed = match waits {
-                    true => Some(self.fleet.wait(revoked.target, revoked.position, BARRIER_TIMEOUT).await?),
+                    true => {
+                        let patience = BARRIER_TIMEOUT.saturating_sub(arrived.elapsed());
+                        Some(self.fleet.wait(revoked.target, revoked.position, patience).await?)
+                    }
                     false => None,
                 };
                 let accepted = StatusCode::ACCEPTED;

@@ -1,17 +1,19 @@
 //! The revocation feed: what was revoked, in order, for gateways that ask with long polls.
 //!
-//! One task reads the store for all readers. It looks when a question arrives, when this process revoked something, and at
-//! intervals while somebody waits, because other processes revoke too. A question is answered only from what was read after it
-//! arrived: a reader counts its lease from when it sent the question, so an older answer would stretch the bound.
+//! One task reads the store for all readers, and what it costs does not grow with their number. It looks when this process revoked
+//! something, at intervals while somebody waits, because other processes revoke too, and when a question arrives that cannot wait for
+//! the next interval. A question is answered only from what was read after it arrived: a reader counts its lease from when it sent the
+//! question, so an older answer would stretch the bound. A question that is held has time, and is covered by the next look.
 
 use crate::metrics::Metrics;
 use crate::store::{EVENTS_KEPT, Epoch, Event, Events, Position, Store, StoreError};
 use crate::workers::Workers;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 /// Most events in one answer.
 pub const EVENTS_PER_ANSWER: usize = 1_024;
@@ -19,6 +21,9 @@ pub const EVENTS_PER_ANSWER: usize = 1_024;
 pub const LONGEST_HOLD: Duration = Duration::from_secs(60);
 /// How soon a revocation by another process is noticed while somebody waits. One point read each.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Between two looks that questions asked for: however many they are, they cost at most so many reads. What this process revokes does
+/// not wait for it.
+const LOOK_PAUSE: Duration = Duration::from_millis(2);
 
 /// Where a reader stands after an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,21 +50,34 @@ struct Ring {
     events: VecDeque<Event>,
 }
 
-/// What the readers wait for: the head, and how many of the requested looks are behind it.
+/// How far the store has been looked at: for questions that wait for their look, each of which is woken once or twice.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Seen {
-    head: Position,
+struct Looked {
+    /// Of the questions that were numbered, all up to this one are covered.
     looks: u64,
-    closing: bool,
+    /// Nothing is read any more.
+    ended: bool,
+}
+
+/// What held questions wait for. It changes only with news: every change wakes all of them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct News {
+    head: Position,
+    ended: bool,
 }
 
 struct Shared {
     ring: RwLock<Ring>,
-    /// Looks that were asked for.
+    /// Numbers the questions.
     asked: AtomicU64,
     waiting: AtomicU64,
+    /// A question wants a look.
     wake: Notify,
-    seen: watch::Sender<Seen>,
+    /// Something was revoked here, or the feed closes.
+    hurry: Notify,
+    draining: AtomicBool,
+    looked: watch::Sender<Looked>,
+    news: watch::Sender<News>,
     metrics: Arc<Metrics>,
 }
 
@@ -76,7 +94,7 @@ pub struct FeedUnavailable;
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Feed {
-    /// Reads the store's events and goes on doing so in a task of the current runtime, until [`Feed::close`].
+    /// Reads the store's events and goes on doing so in a task of the current runtime, until [`Feed::drain`] or [`Feed::close`].
     pub fn start(
         store: Arc<dyn Store>,
         workers: Arc<Workers>,
@@ -89,7 +107,10 @@ impl Feed {
             asked: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
             wake: Notify::new(),
-            seen: watch::Sender::new(Seen { head, looks: 0, closing: false }),
+            hurry: Notify::new(),
+            draining: AtomicBool::new(false),
+            looked: watch::Sender::new(Looked { looks: 0, ended: false }),
+            news: watch::Sender::new(News { head, ended: false }),
             metrics,
         };
         let feed = Feed(Arc::new(shared));
@@ -97,47 +118,79 @@ impl Feed {
         Ok(feed)
     }
 
-    /// Looks at the store soon: something was revoked.
-    pub fn look(&self) -> u64 {
-        let asked = self.0.asked.fetch_add(1, Ordering::AcqRel) + 1;
-        self.0.wake.notify_one();
-        asked
+    /// Looks at the store at once: something was revoked.
+    pub fn look(&self) {
+        self.0.hurry.notify_one();
     }
 
-    /// Answers whoever waits, and all later questions, at once.
+    /// Looks at the store once more, answers whoever waits, and closes.
+    pub fn drain(&self) {
+        self.0.draining.store(true, Ordering::Release);
+        self.0.hurry.notify_one();
+    }
+
+    /// Ends every wait. The store is not looked at again, so that who is not covered by then, or asks later, is refused.
     pub fn close(&self) {
-        self.0.seen.send_modify(|seen| seen.closing = true);
-        self.0.wake.notify_one();
+        self.0.looked.send_modify(|looked| looked.ended = true);
+        self.0.news.send_modify(|news| news.ended = true);
+        self.0.hurry.notify_one();
     }
 
     /// Answers a reader at `after`, or one that asks for the first time. Waits up to `hold` if there is nothing new.
     pub async fn ask(&self, after: Option<Position>, hold: Duration) -> Result<Answer, FeedUnavailable> {
-        let mut seen = self.0.seen.subscribe();
-        let look = self.look();
-        let looked = async { seen.wait_for(|seen| seen.looks >= look || seen.closing).await.is_ok() };
-        if !tokio::time::timeout(LOOK_TIMEOUT, looked).await.unwrap_or(false) {
-            return Err(FeedUnavailable);
-        }
-        // Closing, the store is not looked at again: what was read before the question arrived is no answer to it.
-        if seen.borrow().looks < look {
-            return Err(FeedUnavailable);
-        }
+        // Looks that begin from now on cover this question.
+        let number = self.0.asked.fetch_add(1, Ordering::AcqRel) + 1;
+        let hold = hold.min(LONGEST_HOLD);
         let Some(after) = after else {
-            return Ok(Answer::Events { position: seen.borrow().head, events: Vec::new() });
+            self.covered(number).await?;
+            return Ok(Answer::Events { position: self.head(), events: Vec::new() });
         };
         let _waiting = Waiting::new(&self.0);
-        let hold = hold.min(LONGEST_HOLD);
-        let news = async { seen.wait_for(|seen| seen.head != after || seen.closing).await.is_ok() };
-        if tokio::time::timeout(hold, news).await.is_err() {
-            // Still what was read after the question arrived: the promise above holds.
-            return Ok(Answer::Events { position: after, events: Vec::new() });
+        // Who has time, and nothing to be told as far as is known, asks for no look of its own.
+        if hold < LOOK_EVERY || self.head() != after {
+            self.covered(number).await?;
+        }
+        let mut news = self.0.news.subscribe();
+        let news = async { news.wait_for(|news| news.head != after || news.ended).await.is_ok() };
+        let mut news = std::pin::pin!(news);
+        let begin = hold.min(LOOK_TIMEOUT);
+        if tokio::time::timeout(begin, news.as_mut()).await.is_err() {
+            // By now the store has been looked at, if it can be.
+            self.covered(number).await?;
+            let _ = tokio::time::timeout(hold.saturating_sub(begin), news).await;
+        } else {
+            // The look that brought the news may have begun before the question came.
+            self.covered(number).await?;
         }
         Ok(self.answer(after))
     }
 
+    fn head(&self) -> Position {
+        self.0.ring.read().unwrap_or_else(PoisonError::into_inner).head
+    }
+
+    /// Waits until the store was looked at after the question of this number arrived.
+    async fn covered(&self, number: u64) -> Result<(), FeedUnavailable> {
+        if self.0.looked.borrow().looks >= number {
+            return Ok(());
+        }
+        let mut looked = self.0.looked.subscribe();
+        self.0.wake.notify_one();
+        let covered = async {
+            let looked = looked.wait_for(|looked| looked.looks >= number || looked.ended).await;
+            // What was read before the question arrived is no answer to it.
+            looked.is_ok_and(|looked| looked.looks >= number)
+        };
+        if tokio::time::timeout(LOOK_TIMEOUT, covered).await.unwrap_or(false) {
+            Ok(())
+        } else {
+            Err(FeedUnavailable)
+        }
+    }
+
     /// Whether a reader at `position` stands where this history has been, as far as was read.
     pub fn holds(&self, position: &Position) -> bool {
-        let head = self.0.seen.borrow().head;
+        let head = self.head();
         head.epoch == position.epoch && position.seq <= head.seq
     }
 
@@ -158,41 +211,49 @@ impl Feed {
     }
 
     async fn follow(self, store: Arc<dyn Store>, workers: Arc<Workers>) {
+        let mut last = Instant::now();
         loop {
-            let somebody_waits = self.0.waiting.load(Ordering::Acquire) > 0;
-            if somebody_waits {
-                let _ = tokio::time::timeout(LOOK_EVERY, self.0.wake.notified()).await;
-            } else {
-                self.0.wake.notified().await;
+            let asked_for = async {
+                if self.0.waiting.load(Ordering::Acquire) > 0 {
+                    let _ = tokio::time::timeout(LOOK_EVERY, self.0.wake.notified()).await;
+                } else {
+                    self.0.wake.notified().await;
+                }
+                tokio::time::sleep_until(last + LOOK_PAUSE).await;
+            };
+            tokio::select! {
+                () = asked_for => {}
+                () = self.0.hurry.notified() => {}
             }
-            if self.0.seen.borrow().closing {
+            if self.0.looked.borrow().ended {
                 return;
             }
+            let draining = self.0.draining.load(Ordering::Acquire);
             let looks = self.0.asked.load(Ordering::Acquire);
-            let after = self.0.seen.borrow().head;
+            let after = self.head();
+            last = Instant::now();
             let reading = Arc::clone(&store);
-            match workers.run(move || reading.events(Some(after))).await {
+            let read = workers.run(move || reading.events(Some(after))).await;
+            let failed = !matches!(read, Ok(Ok(_)));
+            match read {
                 Ok(Ok(events)) => {
                     let head = self.take_in(events);
                     self.0.metrics.head_seq.store(head.seq, Ordering::Relaxed);
-                    let new = Seen { head, looks, closing: false };
-                    self.0.seen.send_if_modified(|seen| {
-                        let changed = !seen.closing && *seen != new;
-                        if changed {
-                            *seen = new;
-                        }
-                        changed
-                    });
+                    // In this order: whoever hears news must be able to see that they cover it.
+                    self.0.looked.send_modify(|looked| looked.looks = looks);
+                    self.0.news.send_if_modified(|news| std::mem::replace(&mut news.head, head) != head);
                 }
-                Ok(Err(error)) => {
-                    tracing::error!(%error, "the feed cannot read the store");
-                    tokio::time::sleep(LOOK_EVERY).await;
-                    self.0.wake.notify_one();
-                }
-                Err(_) => {
-                    tokio::time::sleep(LOOK_EVERY).await;
-                    self.0.wake.notify_one();
-                }
+                Ok(Err(error)) => tracing::error!(%error, "the feed cannot read the store"),
+                // The threads that read are busy.
+                Err(_) => {}
+            }
+            if draining {
+                self.close();
+                return;
+            }
+            if failed {
+                tokio::time::sleep(LOOK_EVERY).await;
+                self.0.wake.notify_one();
             }
         }
     }
@@ -221,10 +282,11 @@ struct Waiting<'a>(&'a Shared);
 
 impl<'a> Waiting<'a> {
     fn new(shared: &'a Shared) -> Waiting<'a> {
-        shared.waiting.fetch_add(1, Ordering::AcqRel);
         shared.metrics.feed_waiting.fetch_add(1, Ordering::Relaxed);
-        // Begins the intervals, if this is the first.
-        shared.wake.notify_one();
+        if shared.waiting.fetch_add(1, Ordering::AcqRel) == 0 {
+            // The first begins the intervals.
+            shared.wake.notify_one();
+        }
         Waiting(shared)
     }
 }

@@ -22,15 +22,19 @@ use tokio::time::Instant;
 
 /// The longest lease that a watcher may have: the longest `staleness` of a gateway.
 pub const LONGEST_LEASE: Duration = Duration::from_secs(86_400);
-/// How long a barrier waits before it says how many are unconfirmed: more than the default lease, and less than the 90 s for
-/// which our Envoy configurations let a control request take.
+/// How long after its request's arrival a barrier says how many are unconfirmed, if it still waits: more than the default lease, and
+/// less than the 90 s for which our Envoy configurations let a control request take.
 pub const BARRIER_TIMEOUT: Duration = Duration::from_secs(75);
-/// Most watchers known at once, some 100 bytes each. Whoever comes beyond is told to try again.
+/// Most watchers known at once where nothing else is said, some 100 bytes each. Whoever comes beyond is told to try again.
 pub const MAX_WATCHERS: usize = 100_000;
 /// Most watchers written in one transaction.
 const BATCH: usize = 4_096;
-/// Beyond a lease, for how long a watcher's row is good: its worker need not be written again for every question.
-const ROW_SLACK: u64 = 60;
+/// Beyond a lease, for how long a watcher's row is good, in seconds: its worker need not be written again for every question. Somewhere
+/// between these, by the watcher's name, so that thousands who asked at once are not all due again at once.
+const ROW_SLACK: std::ops::RangeInclusive<u64> = 30..=60;
+/// In seconds. A row that is good for less than this beyond the lease is written again beside the answer, so that hardly any question
+/// waits for that: who has the default lease, 60 s, asks every 20 s.
+const RENEW_BELOW: u64 = 25;
 /// Between two looks of a barrier while confirmations pour in: each look goes over those who were open at the last.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Most barriers that wait at once, and most for one target. A dead revoke control can be presented again and again; whoever is one
@@ -49,6 +53,12 @@ fn with_slack(lease: Duration) -> Duration {
     lease + lease / 1_000 + Duration::from_millis(100)
 }
 
+/// For how long beyond a lease this watcher's row is good.
+fn slack(watcher: Uid) -> u64 {
+    let (least, most) = (*ROW_SLACK.start(), *ROW_SLACK.end());
+    least + u64::from(watcher.0[0]) % (most - least + 1)
+}
+
 /// Why a watcher could not be noted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the watcher could not be noted")]
@@ -63,6 +73,29 @@ struct Watcher {
     /// What its row in the store says: the lease, and until when it is good, in seconds since 1970.
     row_lease: u64,
     row_until: u64,
+    /// Whether it is being written again.
+    renewing: bool,
+}
+
+/// How a watcher's row stands towards a question.
+enum RowIs {
+    Good,
+    /// It is good for this question, and not for much longer.
+    Ending,
+    Due,
+}
+
+impl Watcher {
+    /// How its row stands towards a question by which it may act until `needed`.
+    fn row(&self, lease: u64, needed: u64) -> RowIs {
+        if self.row_lease < lease || self.row_until < needed {
+            RowIs::Due
+        } else if self.row_until < needed.saturating_add(RENEW_BELOW) && !self.renewing {
+            RowIs::Ending
+        } else {
+            RowIs::Good
+        }
+    }
 }
 
 struct Registration {
@@ -72,6 +105,8 @@ struct Registration {
 
 struct Shared {
     watchers: Mutex<HashMap<Uid, Watcher>>,
+    /// Most of them.
+    most: usize,
     /// The history that barriers have been about so far.
     epoch: Mutex<Epoch>,
     /// How many barriers wait, by what was revoked.
@@ -95,6 +130,16 @@ impl Fleet {
         workers: Arc<Workers>,
         clock: Arc<dyn Clock>,
     ) -> Result<Fleet, StoreError> {
+        Fleet::start_with(store, workers, clock, MAX_WATCHERS)
+    }
+
+    /// The same, with at most so many watchers.
+    pub fn start_with(
+        store: Arc<dyn Store>,
+        workers: Arc<Workers>,
+        clock: Arc<dyn Clock>,
+        most: usize,
+    ) -> Result<Fleet, StoreError> {
         let (registrations, queue) = mpsc::channel(BATCH);
         let started = Instant::now();
         // All of them: a wall clock that was set forward meanwhile must not make anybody be forgotten.
@@ -116,6 +161,7 @@ impl Fleet {
         ));
         let shared = Shared {
             watchers: Mutex::new(watchers),
+            most,
             epoch: Mutex::new(epoch),
             barriers: Mutex::default(),
             changes: watch::Sender::new(0),
@@ -136,7 +182,7 @@ impl Fleet {
     pub async fn note(&self, watcher: Uid, lease: Duration, at: Option<Position>) -> Result<(), NotNoted> {
         let now = self.0.clock.now();
         let (row_lease, needed) = (lease.as_secs(), now.saturating_add(lease.as_secs()));
-        let written = {
+        let row = {
             let mut watchers = self.watchers();
             let until = Instant::now() + with_slack(lease);
             match watchers.get_mut(&watcher) {
@@ -144,33 +190,50 @@ impl Fleet {
                     known.until = known.until.max(until);
                     // Without a position it holds nothing, and has confirmed nothing new.
                     known.at = at.or(known.at);
-                    known.row_lease >= row_lease && known.row_until >= needed
+                    let row = known.row(row_lease, needed);
+                    known.renewing |= matches!(row, RowIs::Ending);
+                    row
                 }
                 None => {
-                    if watchers.len() >= MAX_WATCHERS {
+                    if watchers.len() >= self.0.most {
                         let moment = Instant::now();
                         watchers.retain(|_, watcher| watcher.until > moment);
                     }
-                    if watchers.len() >= MAX_WATCHERS {
+                    if watchers.len() >= self.0.most {
                         return Err(NotNoted);
                     }
-                    watchers.insert(watcher, Watcher { until, at, row_lease: 0, row_until: 0 });
-                    false
+                    let new = Watcher { until, at, row_lease: 0, row_until: 0, renewing: false };
+                    watchers.insert(watcher, new);
+                    RowIs::Due
                 }
             }
         };
         self.0.changes.send_modify(|changes| *changes = changes.wrapping_add(1));
-        if written {
-            return Ok(());
+        let watching = Watching { watcher, lease: row_lease, until: needed.saturating_add(slack(watcher)) };
+        match row {
+            RowIs::Good => Ok(()),
+            RowIs::Ending => {
+                let fleet = self.clone();
+                tokio::spawn(async move {
+                    let _ = fleet.write(watching).await;
+                    if let Some(known) = fleet.watchers().get_mut(&watcher) {
+                        known.renewing = false;
+                    }
+                });
+                Ok(())
+            }
+            RowIs::Due => self.write(watching).await,
         }
-        let until = needed.saturating_add(ROW_SLACK);
+    }
+
+    /// Waits until a watcher stands in the store.
+    async fn write(&self, watching: Watching) -> Result<(), NotNoted> {
         let (done, written) = oneshot::channel();
-        let watching = Watching { watcher, lease: row_lease, until };
         self.0.registrations.send(Registration { watching, done }).await.map_err(|_| NotNoted)?;
         written.await.map_err(|_| NotNoted)?;
-        if let Some(known) = self.watchers().get_mut(&watcher) {
-            known.row_lease = known.row_lease.max(row_lease);
-            known.row_until = known.row_until.max(until);
+        if let Some(known) = self.watchers().get_mut(&watching.watcher) {
+            known.row_lease = known.row_lease.max(watching.lease);
+            known.row_until = known.row_until.max(watching.until);
         }
         Ok(())
     }
@@ -293,7 +356,7 @@ fn anybody(longest: Duration) -> Watching {
 /// Somebody of whom only the store knows, as if it had asked at `moment`.
 fn presumed(row: Watching, moment: Instant) -> Watcher {
     let until = moment + with_slack(Duration::from_secs(row.lease));
-    Watcher { until, at: None, row_lease: row.lease, row_until: row.until }
+    Watcher { until, at: None, row_lease: row.lease, row_until: row.until, renewing: false }
 }
 
 /// Writes watchers down, as many in one transaction as have come meanwhile; ends when nobody can come any more.

@@ -1,13 +1,14 @@
 //! The gateway listener: lookups and the feed, for gateways alone. A holder who could ask here would get records.
 
+use crate::answers::{Answers, WirePosition};
 use crate::error::ApiError;
-use crate::feed::{Answer, Feed};
+use crate::feed::Feed;
 use crate::fleet::{Fleet, LONGEST_LEASE};
 use crate::metrics::{Metrics, count, count_status};
 use crate::query_string::QueryString;
 use crate::registry::Registry;
 use crate::reply;
-use crate::store::{Epoch, Event, Position};
+use crate::store::{Epoch, Position};
 use crate::workers::Workers;
 use axum::Router;
 use axum::extract::{Request, State};
@@ -17,10 +18,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as B64;
 use capability::record::Kind;
 use capability::{LookupId, Uid, Units};
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
-use zeroize::Zeroizing;
 
 /// The label under which the slot key is derived from the KEK.
 const SLOT_KEY_LABEL: &[u8] = b"CPBLTY1/slot-key/v1";
@@ -42,12 +42,19 @@ pub struct Gateway {
 
 /// Lookups and the feed as a router. Whoever serves it lets nobody in but gateways.
 pub fn router(gateway: Gateway) -> Router {
-    Router::new().fallback(answer).with_state(gateway)
+    let answers = Answers::new(gateway.registry.keks.first().derive(SLOT_KEY_LABEL).as_slice());
+    Router::new().fallback(answer).with_state(Arc::new(Door { gateway, answers }))
 }
 
-async fn answer(State(gateway): State<Gateway>, request: Request) -> Response {
-    let response = gateway.serve(request).await.unwrap_or_else(ApiError::into_response);
-    count_status(&gateway.metrics.gateway, response.status().as_u16());
+/// What all requests share.
+struct Door {
+    gateway: Gateway,
+    answers: Answers,
+}
+
+async fn answer(State(door): State<Arc<Door>>, request: Request) -> Response {
+    let response = door.gateway.serve(request, &door.answers).await.unwrap_or_else(ApiError::into_response);
+    count_status(&door.gateway.metrics.gateway, response.status().as_u16());
     response
 }
 
@@ -72,45 +79,8 @@ struct Missing {
     as_of: WirePosition,
 }
 
-#[derive(Serialize)]
-struct EventsAnswer {
-    position: WirePosition,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    events: Option<Vec<WireEvent>>,
-    slot_key: Zeroizing<String>,
-}
-
-#[derive(Serialize)]
-struct WireEvent {
-    seq: u64,
-    unit: capability::Unit,
-}
-
-#[derive(Serialize)]
-struct WirePosition {
-    #[serde(serialize_with = "epoch_as_b64")]
-    epoch: Epoch,
-    seq: u64,
-}
-
-fn epoch_as_b64<S: Serializer>(epoch: &Epoch, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&B64.encode(epoch.0))
-}
-
-impl From<Position> for WirePosition {
-    fn from(position: Position) -> WirePosition {
-        WirePosition { epoch: position.epoch, seq: position.seq }
-    }
-}
-
-impl From<Event> for WireEvent {
-    fn from(event: Event) -> WireEvent {
-        WireEvent { seq: event.seq, unit: event.unit }
-    }
-}
-
 impl Gateway {
-    async fn serve(&self, request: Request) -> Result<Response, ApiError> {
+    async fn serve(&self, request: Request, answers: &Answers) -> Result<Response, ApiError> {
         let path = request.uri().path();
         let lookup = path.strip_prefix("/v1/records/");
         if lookup.is_none() && path != "/v1/events" {
@@ -134,7 +104,7 @@ impl Gateway {
                 self.fleet.note(watcher, lease, None).await.map_err(|_| ApiError::Busy)?;
                 self.lookup(lookup).await
             }
-            None => self.events(query).await,
+            None => self.events(query, answers).await,
         }
     }
 
@@ -177,7 +147,7 @@ impl Gateway {
         reply::json(StatusCode::NOT_FOUND, &Missing { as_of })
     }
 
-    async fn events(&self, query: Option<&str>) -> Result<Response, ApiError> {
+    async fn events(&self, query: Option<&str>, answers: &Answers) -> Result<Response, ApiError> {
         let query = QueryString::parse(query, &["epoch", "after", "hold", "watcher", "lease"])?;
         let hold = query.parsed::<u64>("hold", "must be a whole number of milliseconds")?;
         let hold = hold.map_or(Duration::ZERO, Duration::from_millis);
@@ -193,15 +163,8 @@ impl Gateway {
         // A position that this history does not hold confirms nothing: it is about to be told to start over.
         let known = after.filter(|after| self.feed.holds(after));
         self.fleet.note(watcher, lease, known).await.map_err(|_| ApiError::Busy)?;
-        let slot_key =
-            Zeroizing::new(B64.encode(self.registry.keks.first().derive(SLOT_KEY_LABEL).as_slice()));
-        let (status, position, events) = match self.feed.ask(after, hold).await.map_err(|_| ApiError::Busy)? {
-            Answer::Events { position, events } => {
-                (StatusCode::OK, position, Some(events.into_iter().map(WireEvent::from).collect()))
-            }
-            Answer::StartOver { position } => (StatusCode::GONE, position, None),
-        };
-        Ok(reply::json(status, &EventsAnswer { position: position.into(), events, slot_key }))
+        let answer = self.feed.ask(after, hold).await.map_err(|_| ApiError::Busy)?;
+        Ok(answers.response(after, answer))
     }
 }
 

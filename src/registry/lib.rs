@@ -34,6 +34,7 @@ pub mod transfer;
 pub mod upkeep;
 pub mod workers;
 
+mod answers;
 mod durability;
 mod query_string;
 mod reply;

@@ -14,7 +14,7 @@ use registry::kek::{KekError, KekSource};
 use registry::operator::{self, OperatorError};
 use registry::ports::{Clock, Random};
 use registry::registry::{Authorities, Registry};
-use registry::serve::{Addresses, ServeError, Server};
+use registry::serve::{Addresses, Bounds, Loopback, OTHER_FILES, ServeError, Server};
 use registry::store::url::{StoreUrl, StoreUrlError};
 use serde::Serialize;
 use std::io::{self, Read as _, Write as _};
@@ -111,6 +111,25 @@ fn keep_memory_to_ourselves() {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     let _ = setrlimit(Resource::Core, none);
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+}
+
+/// Lets this process have as many files open as its hard limit says, and tells where a listener cannot have the connections that it
+/// may.
+fn raise_open_files(connections: usize) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    // None: as many as one likes.
+    let Some(files) = (if raised.is_ok() { maximum } else { current }) else { return };
+    let needed = u64::try_from(connections).unwrap_or(u64::MAX).saturating_add(OTHER_FILES);
+    if files < needed {
+        tracing::warn!(
+            files,
+            needed,
+            "so few files may be open that a listener cannot have --max-connections: raise the hard limit (LimitNOFILE= of systemd, \
+             ulimit -Hn, --ulimit nofile= of a container), or lower --max-connections"
+        );
+    }
 }
 
 /// Our own events at the level asked for. Libraries speak from `warn` on alone: at finer levels some print headers and buffers.
@@ -254,14 +273,23 @@ fn serve(options: Serve) -> Result<(), Failure> {
     let mut registry =
         home.registry(Arc::new(SystemClock), Arc::new(SystemRandom), options.allow_private_targets)?;
     registry.limits.membranes = options.max_membranes;
-    let addresses =
-        Addresses { control: options.control, gateway: options.gateway, metrics: options.metrics };
+    let addresses = Addresses {
+        control: options.control,
+        gateway: options.gateway,
+        gateway_plain: options.gateway_plain,
+        metrics: options.metrics,
+    };
+    let bounds = Bounds { connections: options.max_connections, watchers: options.max_watchers };
+    raise_open_files(bounds.connections);
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         // Before the listeners, so that a signal that comes early is not lost.
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let server = Server::bind(&home, registry, options.gateway_san, addresses).await?;
-        let Addresses { control, gateway, metrics } = server.addresses;
+        let server = Server::bind(&home, registry, options.gateway_san, addresses, bounds).await?;
+        let Addresses { control, gateway, gateway_plain, metrics } = server.addresses;
+        if let Some(address) = gateway_plain.map(Loopback::address) {
+            tracing::warn!(gateway_plain = %address, "every process of this machine may look up and follow the feed");
+        }
         tracing::info!(%control, %gateway, %metrics, authority = %home.authorities.first, "serving");
         let stop = async {
             tokio::select! {

@@ -12,7 +12,12 @@ pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response {
         Some(body) => (status, Body::from(Bytes::from_owner(body))),
         None => (StatusCode::INTERNAL_SERVER_ERROR, Body::empty()),
     };
-    let mut response = Response::new(body);
+    with_body(status, body)
+}
+
+/// An answer whose JSON is at hand.
+pub(crate) fn with_body(status: StatusCode, body: impl Into<Body>) -> Response {
+    let mut response = Response::new(body.into());
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

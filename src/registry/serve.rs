@@ -1,7 +1,7 @@
 //! The listeners on the network: bounded, TLS in front of two of them, drained at the end.
 
 use crate::feed::Feed;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, MAX_WATCHERS};
 use crate::health::Health;
 use crate::home::{Home, HomeError, Leaf};
 use crate::metrics::{Metrics, count};
@@ -16,7 +16,8 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -27,8 +28,10 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
-/// Most connections of one listener. A gateway holds a few; the feed is meant to have thousands of readers.
-const MAX_CONNECTIONS: usize = 16_384;
+/// Most connections of one listener where nothing else is said. A gateway holds a few; the feed is meant to have thousands of readers.
+pub const MAX_CONNECTIONS: usize = 16_384;
+/// How many files a server may need beside the connections of one listener: the store's, the other listeners' connections.
+pub const OTHER_FILES: u64 = 512;
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a request's headers may take, and how long an HTTP/1.1 connection may be idle: longer than the idle timeout (60 s) of our
@@ -71,6 +74,59 @@ pub enum ServeError {
     Store(#[from] StoreError),
 }
 
+/// An address that only this machine reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loopback(SocketAddr);
+
+impl Loopback {
+    /// The address itself.
+    pub fn address(self) -> SocketAddr {
+        self.0
+    }
+}
+
+/// Why an address is none that a listener in the clear may have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotLoopback {
+    /// Not an address at all.
+    #[error("must be an address and a port, as 127.0.0.1:9447")]
+    Malformed,
+    /// Others reach it.
+    #[error(
+        "{0} is not a loopback address, and whoever reaches this listener is let in: use 127.0.0.1 or [::1], \
+         with whatever does the TLS on this machine, or --gateway, which does it itself"
+    )]
+    Reached(IpAddr),
+}
+
+impl FromStr for Loopback {
+    type Err = NotLoopback;
+
+    fn from_str(text: &str) -> Result<Loopback, NotLoopback> {
+        let address: SocketAddr = text.parse().map_err(|_| NotLoopback::Malformed)?;
+        if address.ip().to_canonical().is_loopback() {
+            Ok(Loopback(address))
+        } else {
+            Err(NotLoopback::Reached(address.ip()))
+        }
+    }
+}
+
+/// How much a server takes.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Most connections of each listener.
+    pub connections: usize,
+    /// Most workers of gateways that follow the feed.
+    pub watchers: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds { connections: MAX_CONNECTIONS, watchers: MAX_WATCHERS }
+    }
+}
+
 /// Where the listeners stand.
 #[derive(Debug, Clone, Copy)]
 pub struct Addresses {
@@ -78,6 +134,8 @@ pub struct Addresses {
     pub control: SocketAddr,
     /// Lookups and the feed.
     pub gateway: SocketAddr,
+    /// The same in the clear, if at all.
+    pub gateway_plain: Option<Loopback>,
     /// Health and metrics.
     pub metrics: SocketAddr,
 }
@@ -86,11 +144,19 @@ pub struct Addresses {
 pub struct Server {
     /// Where they are: with the ports that were given for port 0.
     pub addresses: Addresses,
-    listeners: [(TcpListener, Option<Arc<Tls>>, Router); 3],
+    listeners: Vec<Listening>,
+    connections: usize,
     feed: Feed,
     draining: Arc<AtomicBool>,
     tasks: JoinSet<()>,
     metrics: Arc<Metrics>,
+}
+
+struct Listening {
+    name: &'static str,
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    router: Router,
 }
 
 impl Server {
@@ -101,6 +167,7 @@ impl Server {
         registry: Registry,
         gateway_sans: Vec<String>,
         addresses: Addresses,
+        bounds: Bounds,
     ) -> Result<Server, ServeError> {
         let own = |clients| TlsFiles {
             certificate: home.certificate(Leaf::Control),
@@ -109,16 +176,18 @@ impl Server {
         };
         let control_tls = Arc::new(Tls::load(own(None))?);
         let gateway_tls = Arc::new(Tls::load(own(Some(Clients { ca: home.ca(), sans: gateway_sans })))?);
-        let control_listener = bind("control", addresses.control).await?;
-        let gateway_listener = bind("gateway", addresses.gateway).await?;
-        let metrics_listener = bind("metrics", addresses.metrics).await?;
-        let local = |name, listener: &TcpListener, address| {
-            listener.local_addr().map_err(|source| ServeError::Bind { name, address, source })
+        let (control_listener, control_address) = bind("control", addresses.control).await?;
+        let (gateway_listener, gateway_address) = bind("gateway", addresses.gateway).await?;
+        let (metrics_listener, metrics_address) = bind("metrics", addresses.metrics).await?;
+        let plain = match addresses.gateway_plain {
+            Some(Loopback(address)) => Some(bind("plain gateway", address).await?),
+            None => None,
         };
         let addresses = Addresses {
-            control: local("control", &control_listener, addresses.control)?,
-            gateway: local("gateway", &gateway_listener, addresses.gateway)?,
-            metrics: local("metrics", &metrics_listener, addresses.metrics)?,
+            control: control_address,
+            gateway: gateway_address,
+            gateway_plain: plain.as_ref().map(|(_, address)| Loopback(*address)),
+            metrics: metrics_address,
         };
 
         let (registry, metrics) = (Arc::new(registry), Arc::<Metrics>::default());
@@ -127,7 +196,8 @@ impl Server {
         let store = Arc::clone(&registry.store);
         let feed = Feed::start(Arc::clone(&store), Arc::clone(&workers), Arc::clone(&metrics))?;
         let clock = Arc::clone(&registry.clock);
-        let fleet = Fleet::start(Arc::clone(&store), Arc::clone(&workers), Arc::clone(&clock))?;
+        let fleet =
+            Fleet::start_with(Arc::clone(&store), Arc::clone(&workers), Arc::clone(&clock), bounds.watchers)?;
         let draining = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&control_tls).follow());
@@ -150,24 +220,27 @@ impl Server {
         };
         let metrics_too = Arc::clone(&metrics);
         let gateway = gateway::Gateway { registry, workers, feed: feed.clone(), fleet, metrics: metrics_too };
-        let listeners = [
-            (control_listener, Some(control_tls), control::router(control)),
-            (gateway_listener, Some(gateway_tls), gateway::router(gateway)),
-            (metrics_listener, None, health::router(health)),
+        let (control, gateway) = (control::router(control), gateway::router(gateway));
+        let listening = |name, listener, tls, router| Listening { name, listener, tls, router };
+        let mut listeners = vec![
+            listening("control", control_listener, Some(control_tls), control),
+            listening("gateway", gateway_listener, Some(gateway_tls), gateway.clone()),
+            listening("metrics", metrics_listener, None, health::router(health)),
         ];
-        Ok(Server { addresses, listeners, feed, draining, tasks, metrics })
+        listeners.extend(plain.map(|(listener, _)| listening("plain gateway", listener, None, gateway)));
+        Ok(Server { addresses, listeners, connections: bounds.connections, feed, draining, tasks, metrics })
     }
 
     /// Answers until `stop`, then finishes what it has begun.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let Server { listeners, feed, draining, mut tasks, metrics, .. } = self;
+        let Server { listeners, connections, feed, draining, mut tasks, metrics, .. } = self;
         let closing = watch::Sender::new(false);
         // Every connection holds a sender; nothing is sent, and all gone means all finished.
         let (open, mut all_finished) = mpsc::channel::<()>(1);
-        for (listener, tls, router) in listeners {
-            let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        for Listening { name, listener, tls, router } in listeners {
+            let permits = Arc::new(Semaphore::new(connections));
             let ends = Ends { closing: closing.subscribe(), _open: open.clone() };
-            let door = Door { tls, router, ends, permits, metrics: Arc::clone(&metrics) };
+            let door = Door { name, tls, router, ends, permits, metrics: Arc::clone(&metrics) };
             tasks.spawn(door.accept(listener));
         }
         drop(open);
@@ -176,7 +249,7 @@ impl Server {
         draining.store(true, Ordering::Release);
         // No new connections; held questions are answered now.
         tasks.shutdown().await;
-        feed.close();
+        feed.drain();
         closing.send_replace(true);
         if tokio::time::timeout(DRAIN_TIMEOUT, all_finished.recv()).await.is_err() {
             tracing::warn!("some requests did not finish in time");
@@ -184,8 +257,12 @@ impl Server {
     }
 }
 
-async fn bind(name: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address).await.map_err(|source| ServeError::Bind { name, address, source })
+/// The listener, and where it stands: with the port that was given for port 0.
+async fn bind(name: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
+    let failed = |source| ServeError::Bind { name, address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let local = listener.local_addr().map_err(failed)?;
+    Ok((listener, local))
 }
 
 /// How a connection learns that it shall end, and tells that it has.
@@ -197,6 +274,7 @@ struct Ends {
 
 /// One listener's way in.
 struct Door {
+    name: &'static str,
     tls: Option<Arc<Tls>>,
     router: Router,
     ends: Ends,
@@ -206,15 +284,33 @@ struct Door {
 
 impl Door {
     async fn accept(self, listener: TcpListener) {
+        let listener_name = self.name;
+        // Each is said once until it is over: whoever floods a listener must not flood the log.
+        let (mut failing, mut full) = (false, false);
         loop {
-            let Ok((stream, peer)) = listener.accept().await else {
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
+            let (stream, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::error!(listener = listener_name, %error, "connections cannot be taken; if too many files are open, \
+                            raise the hard limit: LimitNOFILE= of systemd, ulimit -Hn, --ulimit nofile= of a container");
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
             };
+            failing = false;
             let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
                 count(&self.metrics.connections_refused);
+                if !std::mem::replace(&mut full, true) {
+                    tracing::warn!(
+                        listener = listener_name,
+                        "a connection is refused, there are as many as may be: --max-connections"
+                    );
+                }
                 continue;
             };
+            full = false;
             // Answers are small and waited for.
             let _ = stream.set_nodelay(true);
             let tls = self.tls.as_ref().map(|tls| tls.config());

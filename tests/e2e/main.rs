@@ -32,6 +32,7 @@ mod signed_as_sent;
 mod streaming;
 mod streaming_memory;
 mod walk;
+mod watchers;
 
 use harness::gateway::{Gateway, Membrane, Options};
 use harness::http::Response;

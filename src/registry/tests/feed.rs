@@ -147,7 +147,7 @@ async fn a_hold_ends_with_no_news_and_with_the_feed() {
     assert!(begun.elapsed() >= Duration::from_secs(1));
     let (reply, ()) = tokio::join!(events(&world, &epoch, seq, 60_000), async {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        world.feed.close();
+        world.feed.drain();
     });
     assert_eq!(reply.status, 200);
     assert!(begun.elapsed() < Duration::from_secs(10));

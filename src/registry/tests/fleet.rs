@@ -4,13 +4,17 @@
 
 mod common;
 
+use axum::body::{Body, Bytes};
+use axum::http::Request;
 use capability::Uid;
 use common::{Reply, World};
 use registry::fleet::Fleet;
 use registry::store::{Position, Watching};
 use registry::workers::Workers;
 use serde_json::json;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -255,4 +259,39 @@ async fn barriers_are_bounded_and_the_next_is_told_how_things_stand() {
     let patience = Duration::from_secs(2);
     assert!(first.1 >= patience && second.1 >= patience && other.1 >= patience);
     assert!(third.0 == 1 && third.1 < patience, "{third:?}");
+}
+
+/// A body that ends late.
+struct Late(Pin<Box<tokio::time::Sleep>>);
+
+impl hyper::body::Body for Late {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
+        self.0.as_mut().poll(context).map(|()| None)
+    }
+}
+
+/// The route's timeout is 90 s whatever the body took, so that the answer must be there by then. The clock is the test's.
+#[tokio::test(start_paused = true)]
+async fn patience_counts_from_the_arrival_of_the_request() {
+    let world = World::new();
+    let membrane = world.membrane(&world.tenant("acme").create, "m").await;
+    world.fleet.note(Uid([1; 16]), Duration::from_secs(3_600), None).await.unwrap();
+    // Just within the time that a body may take.
+    let body = Late(Box::pin(tokio::time::sleep(Duration::from_secs(29))));
+    let request = Request::delete("/?wait=fleet")
+        .header("authorization", format!("Bearer {}", membrane.revoke))
+        .body(Body::new(body))
+        .unwrap();
+    let begun = Instant::now();
+    let reply = world.send(request).await;
+    assert_eq!(reply.json, json!({"statusCode": 202, "message": "Accepted", "unconfirmed": 1}));
+    let took = begun.elapsed();
+    assert!(took >= registry::fleet::BARRIER_TIMEOUT, "{took:?}");
+    assert!(took < registry::fleet::BARRIER_TIMEOUT + Duration::from_secs(5), "{took:?}");
 }

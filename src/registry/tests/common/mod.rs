@@ -123,7 +123,7 @@ impl World {
         let clock = Arc::new(TestClock(AtomicU64::new(NOW)));
         let store: Arc<dyn Store> = Arc::new(open_store(dir.path(), 1));
         let mut registry = Registry {
-            store: Arc::clone(&store),
+            store,
             keks: Keks::new(Kek::new(&mut [9; 32]), vec![]),
             authorities: Authorities {
                 first: "localhost:8443".parse().unwrap(),
@@ -138,7 +138,8 @@ impl World {
         change(&mut registry);
         let registry = Arc::new(registry);
         let (workers, metrics) = (Arc::<Workers>::default(), Arc::<Metrics>::default());
-        let feed = Feed::start(store, Arc::clone(&workers), Arc::clone(&metrics)).unwrap();
+        let feed =
+            Feed::start(Arc::clone(&registry.store), Arc::clone(&workers), Arc::clone(&metrics)).unwrap();
         let fleet =
             Fleet::start(Arc::clone(&registry.store), Arc::clone(&workers), Arc::clone(&registry.clock))
                 .unwrap();
