@@ -55,5 +55,7 @@ pub const STREAM_REQUEST: u32 = 0;
 pub const METRIC_COUNTER: u32 = 0;
 /// A metric that is set.
 pub const METRIC_GAUGE: u32 = 1;
+/// A metric of which each value is kept.
+pub const METRIC_HISTOGRAM: u32 = 2;
 /// A host call that succeeded.
 pub const STATUS_OK: u32 = 0;

@@ -86,6 +86,8 @@ pub struct Config {
     pub cache: CacheLimits,
     /// Whether workers leave each other sealed records in Envoy's shared data.
     pub shared_data: bool,
+    /// Whether each request's outcome and hashed ids are put into Envoy's filter state, for access logs.
+    pub access_log: bool,
     /// A grant's `timeoutMs` above this is ignored, as published.
     #[serde(deserialize_with = "duration")]
     pub max_timeout: Duration,
@@ -103,6 +105,7 @@ impl Default for Config {
             pinned_bodies: false,
             cache: CacheLimits::default(),
             shared_data: true,
+            access_log: false,
             max_timeout: Duration::from_secs(300),
         }
     }
@@ -209,12 +212,13 @@ mod tests {
         assert_eq!(Config::parse(b"{}").unwrap(), Config::default());
         let config = Config::parse(
             br#"{"registry": {"cluster": "c", "authority": "r:9444", "timeout": "500ms"}, "staleness": "1s", "on_missing": "pass",
-                 "max_body": 5, "pinned_bodies": true, "cache": {"entries": 7, "bytes": 65536}, "shared_data": false, "max_timeout": "5m"}"#,
+                 "max_body": 5, "pinned_bodies": true, "cache": {"entries": 7, "bytes": 65536}, "shared_data": false, "access_log": true,
+                 "max_timeout": "5m"}"#,
         )
         .unwrap();
         assert_eq!(config.registry.unwrap().timeout, Duration::from_millis(500));
         assert_eq!((config.on_missing, config.max_body, config.shared_data), (OnMissing::Pass, 5, false));
-        assert!(config.pinned_bodies);
+        assert!(config.pinned_bodies && config.access_log);
         assert_eq!((config.cache.entries, config.max_timeout), (7, Duration::from_secs(300)));
     }
 

@@ -11,11 +11,12 @@ use crate::config::Config;
 use crate::envoy_version::EnvoyVersion;
 use crate::feed::Now;
 use crate::lookup::MAX_ANSWER;
+use crate::noted::Note;
 use crate::outgoing::Outgoing;
 use crate::pairs::{self, Pairs};
 use crate::records::Records;
 use crate::reply::Reply;
-use crate::stats::Counter;
+use crate::stats::{CACHE_ENTRIES, Counter, FEED_AGE, LOOKUP_TIME};
 use crate::worker::{CallId, ContextId, Host, TICK, Worker};
 use core::cell::{Cell, RefCell};
 use core::ops::Range;
@@ -113,14 +114,16 @@ struct Metrics {
     counters: Vec<Option<u32>>,
     cache_entries: Option<u32>,
     feed_age: Option<u32>,
+    lookup_time: Option<u32>,
 }
 
 fn metrics() -> &'static Metrics {
     static METRICS: OnceLock<Metrics> = OnceLock::new();
     METRICS.get_or_init(|| Metrics {
         counters: Counter::ALL.iter().map(|(_, name)| abi::define_counter(name)).collect(),
-        cache_entries: abi::define_gauge("membrane_cache_entries"),
-        feed_age: abi::define_gauge("membrane_feed_age_seconds"),
+        cache_entries: abi::define_gauge(CACHE_ENTRIES),
+        feed_age: abi::define_gauge(FEED_AGE),
+        lookup_time: abi::define_histogram(LOOKUP_TIME),
     })
 }
 
@@ -242,6 +245,12 @@ impl Host for Envoy {
         abi::set_shared_data(key, value);
     }
 
+    fn note(&mut self, context: ContextId, note: Note, value: &str) {
+        if self.act_on(context) {
+            abi::set_property(note.name(), value.as_bytes());
+        }
+    }
+
     fn count(&mut self, counter: Counter, by: u32) {
         if let Some(Some(id)) = metrics().counters.get(counter as usize) {
             abi::increment(*id, by);
@@ -255,6 +264,12 @@ impl Host for Envoy {
         }
         if let Some(id) = metrics.feed_age {
             abi::record(id, feed_age_seconds);
+        }
+    }
+
+    fn lookup_took(&mut self, time: Duration) {
+        if let Some(id) = metrics().lookup_time {
+            abi::record(id, u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         }
     }
 

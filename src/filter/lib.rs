@@ -17,6 +17,7 @@ pub mod feed;
 mod host;
 pub mod incoming;
 pub mod lookup;
+pub mod noted;
 pub mod opened;
 pub mod outgoing;
 pub mod pairs;

@@ -12,6 +12,7 @@ use crate::exchange::{Exchange, Proof, Stage, Step, is_small};
 use crate::feed::{self, Feed, Now, Verdict};
 use crate::incoming::{self, Arrival, Incoming, OURS};
 use crate::lookup::Negative;
+use crate::noted::{self, Note};
 use crate::opened::Opened;
 use crate::outgoing::{self, Outgoing};
 use crate::pairs::Pairs;
@@ -21,7 +22,7 @@ use crate::reply::{Outcome, Reply};
 use crate::requests::{Held, Requests, Streaming};
 use crate::stats::{Counter, Stats};
 use crate::warnings::{Warning, Warnings};
-use capability::{LookupId, Token};
+use capability::{LookupId, Token, Uid};
 use core::time::Duration;
 use hashbrown::HashMap;
 use std::hash::RandomState;
@@ -68,10 +69,14 @@ pub trait Host {
     fn shared(&mut self, key: &str) -> Option<Vec<u8>>;
     /// Writes shared data.
     fn set_shared(&mut self, key: &str, value: &[u8]);
+    /// Keeps something of a request for access logs. Asked for only where the configuration says so.
+    fn note(&mut self, context: ContextId, note: Note, value: &str);
     /// Adds to a counter.
     fn count(&mut self, counter: Counter, by: u32);
     /// Sets the gauges: entries in the cache, age of the lease in seconds.
     fn gauges(&mut self, cache_entries: u64, feed_age_seconds: u64);
+    /// A lookup was answered, or failed, after this time.
+    fn lookup_took(&mut self, time: Duration);
     /// Tells the operator. Never a secret, a token, or a header's value.
     fn warn(&mut self, message: &str);
 }
@@ -161,6 +166,7 @@ impl Worker {
                     OURS.iter().for_each(|name| host.remove_request_header(context, name));
                 }
                 self.stats.add(Counter::Passed, 1);
+                self.note_outcome(host, context, Outcome::Passed);
                 if !ended {
                     self.requests.put(context, Held::Passed);
                 }
@@ -346,6 +352,7 @@ impl Worker {
 
     fn answer(&mut self, host: &mut impl Host, context: ContextId, reply: &Reply) {
         self.stats.add(reply.outcome.into(), 1);
+        self.note_outcome(host, context, reply.outcome);
         host.reply(context, reply);
     }
 
@@ -358,6 +365,27 @@ impl Worker {
     ) -> HeadersStatus {
         self.refuse(host, context, reply, drains);
         HeadersStatus::Stop
+    }
+
+    fn note_outcome(&self, host: &mut impl Host, context: ContextId, outcome: Outcome) {
+        if self.config.access_log {
+            host.note(context, Note::Outcome, noted::outcome(outcome));
+        }
+    }
+
+    fn note_capability(
+        &self,
+        host: &mut impl Host,
+        context: ContextId,
+        lookup: LookupId,
+        membrane: Option<Uid>,
+    ) {
+        if self.config.access_log {
+            host.note(context, Note::Capability, &noted::hashed(&lookup.0));
+            if let Some(membrane) = membrane {
+                host.note(context, Note::Membrane, &noted::hashed(&membrane.0));
+            }
+        }
     }
 
     /// Answers now, or once the body has come that `drains` tells to wait for.
@@ -397,6 +425,7 @@ impl Worker {
         }
         let token = Token::parse(incoming.bearer()).map_err(|_| Reply::unauthorized())?;
         let lookup = token.lookup_id();
+        self.note_capability(host, context, lookup, None);
         if let Some(opened) = self.records.open(&token, lookup) {
             return self.begin_configured(host, context, incoming, opened, now);
         }
@@ -441,9 +470,18 @@ impl Worker {
         now: Now,
     ) -> Result<Moved, Reply> {
         let opened = match cached {
-            Cached::Control => return self.forward_control(host, context, &incoming),
+            Cached::Control => {
+                // Its id is not kept, since nothing but a log would want it.
+                if self.config.access_log
+                    && let Ok(token) = Token::parse(incoming.bearer())
+                {
+                    self.note_capability(host, context, token.lookup_id(), None);
+                }
+                return self.forward_control(host, context, &incoming);
+            }
             Cached::Grant(opened) => opened,
         };
+        self.note_capability(host, context, opened.lookup(), opened.membrane());
         if matches!(self.judge(&opened, &proof, &now), Life::Dead) {
             self.cache.forget(incoming.bearer());
             return Err(Reply::unauthorized());
@@ -565,6 +603,7 @@ impl Worker {
             host.clear_request_trailers(context);
         }
         self.stats.add(outcome.into(), 1);
+        self.note_outcome(host, context, outcome);
         self.stats.add(Counter::HeadersDropped, outgoing.dropped);
         true
     }

@@ -19,5 +19,6 @@ fn the_numbers_are_those_of_the_sdk() {
     assert_eq!(ours::STREAM_REQUEST, StreamType::HttpRequest as u32);
     assert_eq!(ours::METRIC_COUNTER, MetricType::Counter as u32);
     assert_eq!(ours::METRIC_GAUGE, MetricType::Gauge as u32);
+    assert_eq!(ours::METRIC_HISTOGRAM, MetricType::Histogram as u32);
     assert_eq!(ours::STATUS_OK, Status::Ok as u32);
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod configured;
+mod noted;
 mod payloads;
 mod revoked_on_the_way;
 mod simulation;
