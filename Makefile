@@ -53,6 +53,14 @@ wasm: tools
 	@if cmp -s dist/.membrane.wasm dist/membrane.wasm; then rm dist/.membrane.wasm; else mv dist/.membrane.wasm dist/membrane.wasm; fi
 	@cd dist && { sha256sum membrane.wasm 2>/dev/null || shasum -a 256 membrane.wasm; } > membrane.wasm.sha256
 
+# After the other one: both are made in the same place.
+.PHONY: diagnose
+diagnose: wasm ## dist/membrane-diagnose.wasm: the filter, which also logs why AWS refused a signature (docs/observability.md)
+	$(say) "building the filter that diagnoses"
+	@CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS="$(WASM_FLAGS)" cargo build --locked --profile wasm -p filter --target $(WASM_TARGET) --features diagnose
+	@$(WASM_OPT) $(WASM) -o dist/.membrane-diagnose.wasm
+	@mv dist/.membrane-diagnose.wasm dist/membrane-diagnose.wasm
+
 # In folders of their own, one of them a copy of the sources at another path, as on another machine.
 .PHONY: reproducible
 reproducible: wasm ## Build the filter again in another folder, and compare it to the byte
@@ -72,7 +80,7 @@ binaries: tools
 	@cargo build --locked --release -p registry -p capi -p tests --bins
 
 .PHONY: test
-test: build ## Every test, the end-to-end ones through a real Envoy included
+test: build diagnose ## Every test, the end-to-end ones through a real Envoy included
 	@tests/tools/install.sh s3
 	@tests/tools/install.sh postgres
 	$(say) "testing"

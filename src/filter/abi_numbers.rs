@@ -41,10 +41,14 @@ pub enum TrailersStatus {
 pub const MAP_REQUEST_HEADERS: u32 = 0;
 /// Which header map: request trailers.
 pub const MAP_REQUEST_TRAILERS: u32 = 1;
+/// Which header map: response headers.
+pub const MAP_RESPONSE_HEADERS: u32 = 2;
 /// Which header map: headers of a callout's answer.
 pub const MAP_CALL_RESPONSE_HEADERS: u32 = 6;
 /// Which buffer: the request's body.
 pub const BUFFER_REQUEST_BODY: u32 = 0;
+/// Which buffer: the response's body.
+pub const BUFFER_RESPONSE_BODY: u32 = 1;
 /// Which buffer: the body of a callout's answer.
 pub const BUFFER_CALL_RESPONSE_BODY: u32 = 4;
 /// Which buffer: the plugin's configuration.

@@ -411,6 +411,39 @@ extern "C" fn proxy_on_request_trailers(context: u32, _count: u32) -> u32 {
     status.unwrap_or(crate::abi_numbers::TrailersStatus::Stop as u32)
 }
 
+/// Answers are looked at by the module for diagnosing alone: Envoy calls what it finds exported, for every request.
+#[cfg(feature = "diagnose")]
+mod answers {
+    use super::{Pairs, abi, of_request};
+    use crate::abi_numbers::{BUFFER_RESPONSE_BODY, MAP_RESPONSE_HEADERS};
+
+    /// Go on, in headers and bodies alike.
+    const CONTINUE: u32 = 0;
+
+    #[unsafe(no_mangle)]
+    extern "C" fn proxy_on_response_headers(context: u32, _count: u32, ended: u32) -> u32 {
+        let status = abi::header_map(MAP_RESPONSE_HEADERS)
+            .and_then(Pairs::parse)
+            .and_then(|pairs| core::str::from_utf8(pairs.only(b":status")?).ok()?.parse().ok());
+        of_request(context, |worker, _| worker.on_response_headers(context, status, ended != 0));
+        CONTINUE
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn proxy_on_response_body(context: u32, size: usize, ended: u32) -> u32 {
+        of_request(context, |worker, envoy| {
+            // Nothing is held, so that each callback has what is new alone.
+            let wanted = worker.wants_of_response(context).min(size);
+            let more = match wanted {
+                0 => Vec::new(),
+                _ => abi::buffer(BUFFER_RESPONSE_BODY, 0, wanted).unwrap_or_default(),
+            };
+            worker.on_response_body(envoy, context, &more, ended != 0);
+        });
+        CONTINUE
+    }
+}
+
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_http_call_response(
     root: u32,

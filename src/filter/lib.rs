@@ -10,6 +10,8 @@ pub mod abi_numbers;
 mod allow_list;
 pub mod cache;
 pub mod config;
+#[cfg(any(feature = "diagnose", not(target_arch = "wasm32")))]
+pub mod diagnosis;
 pub mod envoy_version;
 pub mod exchange;
 pub mod feed;

@@ -1,6 +1,8 @@
 //! One worker's filter: what it knows, and how events from Envoy move it. Everything here is native and tested against a
 //! simulated Envoy; [`Host`] is all that it asks of a real one.
 
+#[cfg(any(feature = "diagnose", not(target_arch = "wasm32")))]
+mod diagnosing;
 mod following;
 mod lookups;
 mod streaming;
@@ -123,6 +125,8 @@ pub struct Worker {
     slow_first_bytes_checked: Duration,
     /// When the first tick came.
     began: Option<Duration>,
+    #[cfg(any(feature = "diagnose", not(target_arch = "wasm32")))]
+    diagnosis: crate::diagnosis::Diagnosis,
 }
 
 impl Worker {
@@ -143,6 +147,8 @@ impl Worker {
             body_callback_seen: false,
             slow_first_bytes_checked: Duration::ZERO,
             began: None,
+            #[cfg(any(feature = "diagnose", not(target_arch = "wasm32")))]
+            diagnosis: Default::default(),
             config,
         }
     }
@@ -268,6 +274,8 @@ impl Worker {
     pub fn on_delete(&mut self, context: ContextId) {
         // A lookup that it waits for goes on: others may wait for it too, and it belongs to the worker.
         self.requests.remove(context);
+        #[cfg(any(feature = "diagnose", not(target_arch = "wasm32")))]
+        self.diagnosis.forget(context);
     }
 
     /// A new configuration for requests that are under way: what waits is answered 503, since it was judged by the old one;
@@ -284,6 +292,10 @@ impl Worker {
         let mut worker = Worker::new(config, records, watcher);
         worker.requests = self.requests;
         worker.stats = self.stats;
+        #[cfg(any(feature = "diagnose", not(target_arch = "wasm32")))]
+        {
+            worker.diagnosis = self.diagnosis;
+        }
         worker
     }
 
@@ -559,6 +571,11 @@ impl Worker {
                                         left: exchange.announced(),
                                     };
                                     if self.send(host, context, &outgoing, trailers, Outcome::Granted) {
+                                        #[cfg(any(feature = "diagnose", not(target_arch = "wasm32")))]
+                                        self.diagnosis.keep(
+                                            context,
+                                            crate::diagnosis::Signed::of(&outgoing, opened, payload),
+                                        );
                                         return Moved::Sent(streaming);
                                     }
                                     Reply::bad_request("the request's headers are too large")

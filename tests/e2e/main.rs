@@ -16,6 +16,7 @@ mod command_line;
 mod compose;
 mod configuration;
 mod delegation;
+mod diagnosis;
 mod documented;
 mod drop_in;
 mod export_fields;

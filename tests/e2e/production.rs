@@ -210,7 +210,16 @@ fn the_published_configuration_works_and_impostors_are_refused() {
 
     // HTTP/2 downstream.
     let output = Command::new("curl")
-        .args(["--silent", "--show-error", "--http2", "--noproxy", "*", "--write-out", "\n%{http_version}", "--cacert"])
+        .args([
+            "--silent",
+            "--show-error",
+            "--http2",
+            "--noproxy",
+            "*",
+            "--write-out",
+            "\n%{http_version}",
+            "--cacert",
+        ])
         .arg(gateway.dir.join("ca.pem"))
         .args(["-H", &format!("Authorization: Bearer {}", fixed.rsplit('#').next().unwrap())])
         .args(["-d", r#"{"over":2}"#, &format!("https://localhost:{}/", gateway.ports.gateway.number())])

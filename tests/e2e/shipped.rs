@@ -98,8 +98,10 @@ fn envoy_accepts_every_file() {
 #[test]
 fn the_filter_never_fails_open_and_may_hold_requests() {
     for (name, configuration) in configurations() {
-        let plugins: Vec<&Value> =
-            all(&configuration, "config").into_iter().filter(|config| config["vm_config"].is_object()).collect();
+        let plugins: Vec<&Value> = all(&configuration, "config")
+            .into_iter()
+            .filter(|config| config["vm_config"].is_object())
+            .collect();
         assert!(!plugins.is_empty(), "{name}");
         for plugin in plugins {
             assert_eq!(plugin["failure_policy"], "FAIL_RELOAD", "{name}");
@@ -127,9 +129,11 @@ fn every_route_is_guarded() {
             assert_eq!(cluster == "membrane_control", kind == "control", "{name}: {route}");
             if kind == "https" {
                 // A pinned body that no stage has put in goes nowhere.
-                assert!(headers.iter().any(|header| {
-                    header["name"] == "x-membrane-body" && header["invert_match"] == true
-                }));
+                assert!(
+                    headers.iter().any(|header| {
+                        header["name"] == "x-membrane-body" && header["invert_match"] == true
+                    })
+                );
             }
         }
         assert!(all(&configuration, "retry_policy").is_empty(), "{name}");
@@ -151,7 +155,8 @@ fn every_upstream_is_verified_and_bounded() {
             assert!(validation["trusted_ca"].is_object(), "{of}");
             assert_eq!(tls["tls_params"]["tls_minimum_protocol_version"], "TLSv1_2", "{of}");
             let by_request = all(cluster, "auto_san_validation") == [&Value::Bool(true)];
-            let fixed = validation["match_typed_subject_alt_names"].as_array().is_some_and(|names| !names.is_empty());
+            let fixed =
+                validation["match_typed_subject_alt_names"].as_array().is_some_and(|names| !names.is_empty());
             assert!(by_request || fixed, "{of}: the certificate's name is not checked");
             assert_eq!(cluster["name"] == "membrane_registry", tls["tls_certificates"].is_array(), "{of}");
             assert!(cluster["connect_timeout"].is_string(), "{of}");

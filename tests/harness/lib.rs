@@ -80,6 +80,11 @@ pub fn node(script: &str) -> Outcome<Command> {
     Ok(command)
 }
 
+/// `dist/membrane-diagnose.wasm`.
+pub fn diagnosing_module() -> Outcome<PathBuf> {
+    built(repository().join("dist/membrane-diagnose.wasm"), "make diagnose")
+}
+
 /// `dist/membrane.wasm`.
 pub fn module() -> Outcome<PathBuf> {
     built(repository().join("dist/membrane.wasm"), "make build")

@@ -12,6 +12,8 @@ fn the_numbers_are_those_of_the_sdk() {
     assert_eq!(ours::TrailersStatus::Stop as u32, Action::Pause as u32);
     assert_eq!(ours::MAP_REQUEST_HEADERS, MapType::HttpRequestHeaders as u32);
     assert_eq!(ours::MAP_REQUEST_TRAILERS, MapType::HttpRequestTrailers as u32);
+    assert_eq!(ours::MAP_RESPONSE_HEADERS, MapType::HttpResponseHeaders as u32);
+    assert_eq!(ours::BUFFER_RESPONSE_BODY, BufferType::HttpResponseBody as u32);
     assert_eq!(ours::MAP_CALL_RESPONSE_HEADERS, MapType::HttpCallResponseHeaders as u32);
     assert_eq!(ours::BUFFER_REQUEST_BODY, BufferType::HttpRequestBody as u32);
     assert_eq!(ours::BUFFER_CALL_RESPONSE_BODY, BufferType::HttpCallResponseBody as u32);
