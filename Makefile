@@ -102,6 +102,10 @@ fuzz-long: build ## Long random tests, half an hour: 100,000 cases (FUZZ_CASES=â
 	$(say) "the registry: $(POWER_CUTS) power cuts under load, and $(IMMEDIATE_STOPS) immediate stops of PostgreSQL"
 	@MEMBRANE_CUT_CYCLES=$(POWER_CUTS) MEMBRANE_STOP_CYCLES=$(IMMEDIATE_STOPS) cargo test --locked -p registry --test power
 
+.PHONY: schema
+schema: ## docs/config.schema.json anew, from the types of the filter's configuration
+	@MEMBRANE_WRITE_SCHEMA=1 cargo test --locked -p tests --test e2e schema::the_file_is_what_the_types_say
+
 .PHONY: bench-signing
 bench-signing: ## How fast a signature is, beside the crate aws-sigv4, and that it allocates nothing
 	@cargo bench --locked -p signing --bench sign

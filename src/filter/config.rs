@@ -10,6 +10,7 @@ const MAX_RECORDS: usize = 10_000;
 
 /// What is done with a request that carries no `authorization` at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, serde::Serialize))]
 #[serde(rename_all = "lowercase")]
 pub enum OnMissing {
     /// 401.
@@ -21,18 +22,26 @@ pub enum OnMissing {
 
 /// How the registry is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, serde::Serialize))]
 #[serde(deny_unknown_fields, default)]
 pub struct Registry {
     /// Envoy's cluster for lookups and feed, which no route may name.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub cluster: String,
     /// `:authority` of lookups, of the feed and of forwarded control requests.
     pub authority: String,
     /// How long a lookup may take.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "String", regex(pattern = r"^[0-9]+(ms|s|m|h)$")),
+        serde(serialize_with = "as_text")
+    )]
     #[serde(deserialize_with = "duration")]
     pub timeout: Duration,
     /// Most lookups that one worker has under way; past it a request whose capability it does not know is answered 503, so that a
     /// flood of random tokens does not become one of lookups. All workers' together, and their feeds, must stay below the requests
     /// that Envoy lets the cluster have (`circuit_breakers`).
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 4096)))]
     pub max_lookups: usize,
 }
 
@@ -49,11 +58,14 @@ impl Default for Registry {
 
 /// What a worker may keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, serde::Serialize))]
 #[serde(deny_unknown_fields, default)]
 pub struct CacheLimits {
     /// Capabilities.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1_000_000)))]
     pub entries: usize,
     /// Bytes, as the cache counts them.
+    #[cfg_attr(feature = "schema", schemars(range(min = 65_536, max = 805_306_368)))]
     pub bytes: usize,
 }
 
@@ -65,20 +77,29 @@ impl Default for CacheLimits {
 
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, serde::Serialize))]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// How the registry is asked; none where only configured records are honoured.
     pub registry: Option<Registry>,
     /// Grants of the configuration's own.
+    #[cfg_attr(feature = "schema", schemars(length(max = 10_000)))]
     pub records: Vec<ConfiguredRecord>,
     /// The environment variable that holds the keys of their outer layer.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub kek_env: String,
     /// How long an answer of the feed is good for: the bound of revocation. 1 s to 24 h.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "String", regex(pattern = r"^[0-9]+(ms|s|m|h)$")),
+        serde(serialize_with = "as_text")
+    )]
     #[serde(deserialize_with = "duration")]
     pub staleness: Duration,
     /// What is done without a bearer.
     pub on_missing: OnMissing,
     /// The largest body that is held to be hashed, in bytes. Must stay below Envoy's own buffer limit, whose 413 names nothing.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 268_435_456)))]
     pub max_body: usize,
     /// Whether the stage that turns `x-membrane-body` into a body stands behind the filter.
     pub pinned_bodies: bool,
@@ -89,6 +110,11 @@ pub struct Config {
     /// Whether each request's outcome and hashed ids are put into Envoy's filter state, for access logs.
     pub access_log: bool,
     /// A grant's `timeoutMs` above this is ignored, as published.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "String", regex(pattern = r"^[0-9]+(ms|s|m|h)$")),
+        serde(serialize_with = "as_text")
+    )]
     #[serde(deserialize_with = "duration")]
     pub max_timeout: Duration,
 }
@@ -134,6 +160,17 @@ impl Config {
         let object: serde_json::Map<String, serde_json::Value> =
             serde_json::from_slice(json).map_err(|error| ConfigError(error.to_string()))?;
         let says_registry = object.contains_key("registry");
+        // serde takes a list for an object, its members in the order in which they stand here, without their names.
+        for (name, value) in &object {
+            let records = value.as_array().filter(|_| name == "records");
+            if value.is_array()
+                && !records.is_some_and(|records| !records.iter().any(|record| record.is_array()))
+            {
+                return Err(ConfigError(format!(
+                    "{name} must not hold a list where an object or a value is expected"
+                )));
+            }
+        }
         let mut config: Config =
             serde_json::from_value(object.into()).map_err(|error| ConfigError(error.to_string()))?;
         if !config.records.is_empty() && !says_registry {
@@ -179,6 +216,24 @@ impl Config {
         }
         Ok(config)
     }
+}
+
+/// For the defaults in the schema.
+#[cfg(feature = "schema")]
+fn as_text<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    match (duration.as_secs(), duration.subsec_millis()) {
+        (seconds, 0) => serializer.collect_str(&format_args!("{seconds}s")),
+        _ => serializer.collect_str(&format_args!("{}ms", duration.as_millis())),
+    }
+}
+
+/// The JSON Schema of the plugin's configuration. What it refuses [`Config::parse`] refuses too; bounds of durations, and what
+/// base64url holds, the parser alone knows.
+#[cfg(feature = "schema")]
+pub fn schema() -> serde_json::Value {
+    let mut schema = schemars::schema_for!(Config);
+    schema.insert("title".into(), "The configuration of the Membrane filter for Envoy".into());
+    schema.to_value()
 }
 
 /// `500ms`, `2s`, `5m`, `24h`.
@@ -260,6 +315,9 @@ mod tests {
                 "capi seal",
             ),
             (r#"{"kek_env": ""}"#, "kek_env"),
+            (r#"{"cache": [7, 65536]}"#, "cache"),
+            (r#"{"registry": []}"#, "registry"),
+            (r#"{"records": [["AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "AAAA", null]]}"#, "records"),
             ("[]", "invalid"),
             ("{", "EOF"),
         ] {
