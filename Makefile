@@ -83,6 +83,7 @@ binaries: tools
 test: build diagnose ## Every test, the end-to-end ones through a real Envoy included
 	@tests/tools/install.sh s3
 	@tests/tools/install.sh postgres
+	@tests/tools/install.sh mesh
 	$(say) "testing"
 	@cargo test --locked --workspace
 
@@ -108,6 +109,7 @@ MATRIX ?=
 matrix: build diagnose ## The end-to-end tests with every Envoy from 1.36 to 1.40, into the README's table, an hour (MATRIX=walk::)
 	@tests/tools/install.sh s3
 	@tests/tools/install.sh postgres
+	@tests/tools/install.sh mesh
 	@tests/tools/install.sh envoys
 	@.tools/venv/bin/python tests/tools/matrix.py $(MATRIX)
 

@@ -20,6 +20,7 @@ mod diagnosis;
 mod documented;
 mod drop_in;
 mod export_fields;
+mod mesh;
 mod operator;
 mod outage;
 mod paging;

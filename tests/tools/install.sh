@@ -4,6 +4,7 @@
 #   install.sh            Envoy, moto, botocore, the clients from npm, wasm-opt and the target: what `make demo`, `run` and `test` need
 #   install.sh s3         an S3 that verifies chunk signatures, and clients of S3: what `make test` needs besides
 #   install.sh postgres   a PostgreSQL without TLS, where the machine has no server: what `make test` needs besides
+#   install.sh mesh       the published schemas of Istio and Envoy Gateway: what `make test` needs besides
 #   install.sh envoys     the older Envoys that `make matrix` tests with, one a file of tests/tools/envoy/, in .tools/envoy-<version>
 #   install.sh deny       cargo-deny: what `make check` needs besides
 #   install.sh fuzz       cargo-fuzz and a nightly compiler: what `make fuzz` needs
@@ -176,6 +177,18 @@ install_postgres() {
     cp tests/tools/postgres.txt "$stamp"
 }
 
+# The schemas of Istio's and Envoy Gateway's resources, and the compiler that holds resources to the types made of them.
+install_mesh_schemas() {
+    stamp=.tools/mesh.stamp
+    if cmp -s tests/tools/mesh/package-lock.json "$stamp"; then return; fi
+    say "installing the schemas of Istio and Envoy Gateway into .tools/mesh"
+    rm -rf .tools/mesh "$stamp"
+    mkdir -p .tools/mesh
+    cp tests/tools/mesh/package.json tests/tools/mesh/package-lock.json tests/tools/mesh/.npmrc .tools/mesh/
+    (cd .tools/mesh && npm ci --ignore-scripts --no-audit --no-fund --no-update-notifier >&2)
+    cp tests/tools/mesh/package-lock.json "$stamp"
+}
+
 # AWS's SDK for JavaScript.
 install_node_clients() {
     stamp=.tools/node-s3.stamp
@@ -197,8 +210,9 @@ case "${1:-}" in
 "") install_python_tools; install_node_packages; install_optimiser; install_wasm_target ;;
 s3) install_python_clients; install_node_clients; install_s3_server ;;
 postgres) install_postgres ;;
+mesh) install_mesh_schemas ;;
 envoys) install_other_envoys ;;
 deny) install_cargo_deny ;;
 fuzz) install_cargo_fuzz ;;
-*) echo "usage: $0 [s3|postgres|envoys|deny|fuzz]" >&2; exit 2 ;;
+*) echo "usage: $0 [s3|postgres|mesh|envoys|deny|fuzz]" >&2; exit 2 ;;
 esac
