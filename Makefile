@@ -61,6 +61,13 @@ diagnose: wasm ## dist/membrane-diagnose.wasm: the filter, which also logs why A
 	@$(WASM_OPT) $(WASM) -o dist/.membrane-diagnose.wasm
 	@mv dist/.membrane-diagnose.wasm dist/membrane-diagnose.wasm
 
+.PHONY: dist
+dist: build ## dist/release: the module, its sha256, SBOMs, an OCI image layout, release notes from docs/CHANGELOG.md
+	@tests/tools/install.sh sbom
+	@rm -rf dist/release
+	@.tools/venv/bin/python tests/tools/dist.py --module dist/membrane.wasm --out dist/release --sbom
+	$(say) "dist/release"
+
 # In folders of their own, one of them a copy of the sources at another path, as on another machine.
 .PHONY: reproducible
 reproducible: wasm ## Build the filter again in another folder, and compare it to the byte
@@ -84,6 +91,7 @@ test: build diagnose ## Every test, the end-to-end ones through a real Envoy inc
 	@tests/tools/install.sh s3
 	@tests/tools/install.sh postgres
 	@tests/tools/install.sh mesh
+	@tests/tools/install.sh sbom
 	$(say) "testing"
 	@cargo test --locked --workspace
 
@@ -110,6 +118,7 @@ matrix: build diagnose ## The end-to-end tests with every Envoy from 1.36 to 1.4
 	@tests/tools/install.sh s3
 	@tests/tools/install.sh postgres
 	@tests/tools/install.sh mesh
+	@tests/tools/install.sh sbom
 	@tests/tools/install.sh envoys
 	@.tools/venv/bin/python tests/tools/matrix.py $(MATRIX)
 

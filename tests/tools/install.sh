@@ -7,10 +7,12 @@
 #   install.sh mesh       the published schemas of Istio and Envoy Gateway: what `make test` needs besides
 #   install.sh envoys     the older Envoys that `make matrix` tests with, one a file of tests/tools/envoy/, in .tools/envoy-<version>
 #   install.sh deny       cargo-deny: what `make check` needs besides
+#   install.sh sbom       cargo-cyclonedx: what `make dist` and `make test` need besides
 #   install.sh fuzz       cargo-fuzz and a nightly compiler: what `make fuzz` needs
 set -eu
 cd "$(dirname "$0")/../.."
 
+cargo_cyclonedx_version=0.5.9
 cargo_deny_version=0.20.2
 cargo_fuzz_version=0.13.2
 s3s_fs_version=0.14.1
@@ -129,6 +131,12 @@ install_cargo_deny() {
     cargo install --root .tools --locked "cargo-deny@$cargo_deny_version" >&2
 }
 
+install_cargo_cyclonedx() {
+    if [ -x .tools/bin/cargo-cyclonedx ] && .tools/bin/cargo-cyclonedx cyclonedx --version | grep -q " $cargo_cyclonedx_version\$"; then return; fi
+    say "building cargo-cyclonedx $cargo_cyclonedx_version into .tools/bin (a minute, once)"
+    cargo install --root .tools --locked "cargo-cyclonedx@$cargo_cyclonedx_version" >&2
+}
+
 install_cargo_fuzz() {
     rustup run nightly rustc --version >/dev/null 2>&1 || {
         say "adding a nightly toolchain, which fuzzing needs"
@@ -213,6 +221,7 @@ postgres) install_postgres ;;
 mesh) install_mesh_schemas ;;
 envoys) install_other_envoys ;;
 deny) install_cargo_deny ;;
+sbom) install_cargo_cyclonedx ;;
 fuzz) install_cargo_fuzz ;;
-*) echo "usage: $0 [s3|postgres|mesh|envoys|deny|fuzz]" >&2; exit 2 ;;
+*) echo "usage: $0 [s3|postgres|mesh|envoys|deny|sbom|fuzz]" >&2; exit 2 ;;
 esac
