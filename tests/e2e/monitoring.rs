@@ -148,3 +148,40 @@ fn prometheus_asks_where_things_listen() {
         assert_eq!(source["uid"], sources[0]["datasources"][0]["uid"]);
     }
 }
+
+/// What Compose's Grafana and Prometheus are told fits together, and Grafana lets nobody change anything.
+#[test]
+fn compose_starts_what_stands_here() {
+    let compose = documents(&harness::repository().join("docker-compose.yaml")).remove(0);
+    let services = &compose["services"];
+    let grafana = &services["grafana"]["environment"];
+    let setting = |name: &str| grafana[name].as_str().unwrap_or_else(|| panic!("{name}"));
+    let here = |path: &str| harness::repository().join(path.strip_prefix("/membrane/").unwrap());
+    let provisioned = here(setting("GF_PATHS_PROVISIONING"));
+    assert!(provisioned.join("datasources").is_dir() && provisioned.join("dashboards").is_dir());
+    assert!(here(setting("GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH")).is_file());
+    let provider = documents(&provisioned.join("dashboards/membrane.yaml")).remove(0);
+    assert!(here(provider["providers"][0]["options"]["path"].as_str().unwrap()).is_dir());
+    for (name, value) in [
+        ("GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION", "true"),
+        ("GF_AUTH_DISABLE_LOGIN_FORM", "true"),
+        ("GF_AUTH_BASIC_ENABLED", "false"),
+        ("GF_AUTH_ANONYMOUS_ORG_ROLE", "Viewer"),
+    ] {
+        assert_eq!(setting(name), value, "{name}");
+    }
+    let command = services["prometheus"]["command"].as_array().unwrap();
+    let said = |flag: &str| {
+        command.iter().find_map(|word| word.as_str()?.strip_prefix(flag)).unwrap_or_else(|| panic!("{flag}"))
+    };
+    assert!(harness::repository().join(said("--config.file=")).is_file());
+    let sources = documents(&provisioned.join("datasources/prometheus.yaml")).remove(0);
+    let address = sources["datasources"][0]["url"].as_str().unwrap();
+    assert_eq!(address.strip_prefix("http://").unwrap(), said("--web.listen-address="));
+    for service in ["prometheus", "grafana"] {
+        assert_eq!(services[service]["profiles"][0], "monitoring");
+        let health = &services[service]["healthcheck"]["test"];
+        let port = if service == "grafana" { setting("GF_SERVER_HTTP_PORT") } else { "9090" };
+        assert!(health.to_string().contains(&format!("127.0.0.1:{port}/")), "{health}");
+    }
+}
