@@ -1,5 +1,6 @@
 # Two images, each without root: `registry`, the registry alone, and `local`, which makes the run folder of the local gateway and
-# brings `capi`. docker-compose.yaml uses both; Envoy and moto are the official images.
+# brings `capi`. docker-compose.yaml uses both; Envoy and moto are the official images. A third, `plugin`, is the filter alone, in the
+# form in which Istio and Envoy Gateway fetch it: one layer with plugin.wasm.
 #
 #   docker build --target registry -t membrane-registry .
 
@@ -17,6 +18,9 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
     && mkdir -p /out/bin /out/dist \
     && cp target/release/membrane-registry target/release/capi target/release/local-gateway /out/bin/ \
     && cp target/wasm32-wasip1/wasm/membrane_filter.wasm /out/dist/membrane.wasm
+
+FROM scratch AS plugin
+COPY --from=build /out/dist/membrane.wasm /plugin.wasm
 
 FROM debian:trixie-20260803-slim@sha256:3a39a0592364683e6bab97937b72cad5a8fa6dcbbee90edb3bb48c7f8e94f258 AS registry
 COPY --from=build /out/bin/membrane-registry /usr/local/bin/

@@ -53,6 +53,21 @@ wasm: tools
 	@if cmp -s dist/.membrane.wasm dist/membrane.wasm; then rm dist/.membrane.wasm; else mv dist/.membrane.wasm dist/membrane.wasm; fi
 	@cd dist && { sha256sum membrane.wasm 2>/dev/null || shasum -a 256 membrane.wasm; } > membrane.wasm.sha256
 
+# After the other one: both are made in the same place.
+.PHONY: diagnose
+diagnose: wasm ## dist/membrane-diagnose.wasm: the filter, which also logs why AWS refused a signature (docs/observability.md)
+	$(say) "building the filter that diagnoses"
+	@CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS="$(WASM_FLAGS)" cargo build --locked --profile wasm -p filter --target $(WASM_TARGET) --features diagnose
+	@$(WASM_OPT) $(WASM) -o dist/.membrane-diagnose.wasm
+	@mv dist/.membrane-diagnose.wasm dist/membrane-diagnose.wasm
+
+.PHONY: dist
+dist: build ## dist/release: the module, its sha256, SBOMs, an OCI image layout, release notes from docs/CHANGELOG.md
+	@tests/tools/install.sh sbom
+	@rm -rf dist/release
+	@.tools/venv/bin/python tests/tools/dist.py --module dist/membrane.wasm --out dist/release --sbom
+	$(say) "dist/release"
+
 # In folders of their own, one of them a copy of the sources at another path, as on another machine.
 .PHONY: reproducible
 reproducible: wasm ## Build the filter again in another folder, and compare it to the byte
@@ -72,9 +87,11 @@ binaries: tools
 	@cargo build --locked --release -p registry -p capi -p tests --bins
 
 .PHONY: test
-test: build ## Every test, the end-to-end ones through a real Envoy included
+test: build diagnose ## Every test, the end-to-end ones through a real Envoy included
 	@tests/tools/install.sh s3
 	@tests/tools/install.sh postgres
+	@tests/tools/install.sh mesh
+	@tests/tools/install.sh sbom
 	$(say) "testing"
 	@cargo test --locked --workspace
 
@@ -98,6 +115,21 @@ fuzz-long: build ## Long random tests, an hour: 100,000 cases (FUZZ_CASES=…), 
 	@tests/tools/install.sh postgres
 	$(say) "the registry: $(POWER_CUTS) power cuts under load, and $(IMMEDIATE_STOPS) immediate stops of PostgreSQL"
 	@MEMBRANE_CUT_CYCLES=$(POWER_CUTS) MEMBRANE_STOP_CYCLES=$(IMMEDIATE_STOPS) cargo test --locked -p registry --test power
+
+# Filters of cargo test; with any, README.md keeps its table.
+MATRIX ?=
+.PHONY: matrix
+matrix: build diagnose ## The end-to-end tests with every Envoy from 1.36 to 1.40, into the README's table, an hour (MATRIX=walk::)
+	@tests/tools/install.sh s3
+	@tests/tools/install.sh postgres
+	@tests/tools/install.sh mesh
+	@tests/tools/install.sh sbom
+	@tests/tools/install.sh envoys
+	@.tools/venv/bin/python tests/tools/matrix.py $(MATRIX)
+
+.PHONY: schema
+schema: ## docs/config.schema.json anew, from the types of the filter's configuration
+	@MEMBRANE_WRITE_SCHEMA=1 cargo test --locked -p tests --test e2e schema::the_file_is_what_the_types_say
 
 .PHONY: bench-signing
 bench-signing: ## How fast a signature is, beside the crate aws-sigv4, and that it allocates nothing

@@ -16,11 +16,14 @@ pub fn units() -> Units {
 
 /// A grant as it stands in a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ConfiguredRecord {
     /// The one-way image of its token.
+    #[cfg_attr(feature = "schema", schemars(with = "String", regex(pattern = r"^[A-Za-z0-9_-]{43}$")))]
     pub lookup: LookupId,
     /// The record under both layers.
+    #[cfg_attr(feature = "schema", schemars(with = "String", regex(pattern = r"^[A-Za-z0-9_-]*$")))]
     #[serde(serialize_with = "to_b64", deserialize_with = "from_b64")]
     pub record: Vec<u8>,
     /// Seconds since 1970 from which on it is dead.

@@ -5,7 +5,7 @@
 //! there is, and Envoy pays for each; and its string getters panic on bytes that are not UTF-8. `docs/decisions.md` has more.
 //! `tests/abi.rs` compares our numbers with the SDK's.
 
-use crate::abi_numbers::{METRIC_COUNTER, METRIC_GAUGE, STATUS_OK};
+use crate::abi_numbers::{METRIC_COUNTER, METRIC_GAUGE, METRIC_HISTOGRAM, STATUS_OK};
 use core::ptr::{null, null_mut};
 
 /// How loud a log line is.
@@ -44,6 +44,12 @@ mod raw {
             length: usize,
             to: *mut *mut u8,
             to_length: *mut usize,
+        ) -> u32;
+        pub(super) fn proxy_set_property(
+            path: *const u8,
+            length: usize,
+            from: *const u8,
+            from_length: usize,
         ) -> u32;
         pub(super) fn proxy_get_shared_data(
             key: *const u8,
@@ -161,6 +167,12 @@ pub(crate) fn property(path: &str) -> Option<Vec<u8>> {
     take(status, to, to_length)
 }
 
+/// Keeps a value for the request, where Envoy's access logs find it: `%FILTER_STATE(wasm.<name>:PLAIN)%`.
+pub(crate) fn set_property(name: &str, value: &[u8]) {
+    // SAFETY: name and value are copied during the call.
+    unsafe { raw::proxy_set_property(name.as_ptr(), name.len(), value.as_ptr(), value.len()) };
+}
+
 pub(crate) fn shared_data(key: &str) -> Option<Vec<u8>> {
     let (mut to, mut to_length, mut cas) = (null_mut(), 0, 0);
     // SAFETY: as in `buffer`; the key is read during the call.
@@ -236,6 +248,10 @@ pub(crate) fn define_counter(name: &str) -> Option<u32> {
 
 pub(crate) fn define_gauge(name: &str) -> Option<u32> {
     define_metric(METRIC_GAUGE, name)
+}
+
+pub(crate) fn define_histogram(name: &str) -> Option<u32> {
+    define_metric(METRIC_HISTOGRAM, name)
 }
 
 pub(crate) fn increment(id: u32, by: u32) {

@@ -41,10 +41,14 @@ pub enum TrailersStatus {
 pub const MAP_REQUEST_HEADERS: u32 = 0;
 /// Which header map: request trailers.
 pub const MAP_REQUEST_TRAILERS: u32 = 1;
+/// Which header map: response headers.
+pub const MAP_RESPONSE_HEADERS: u32 = 2;
 /// Which header map: headers of a callout's answer.
 pub const MAP_CALL_RESPONSE_HEADERS: u32 = 6;
 /// Which buffer: the request's body.
 pub const BUFFER_REQUEST_BODY: u32 = 0;
+/// Which buffer: the response's body.
+pub const BUFFER_RESPONSE_BODY: u32 = 1;
 /// Which buffer: the body of a callout's answer.
 pub const BUFFER_CALL_RESPONSE_BODY: u32 = 4;
 /// Which buffer: the plugin's configuration.
@@ -55,5 +59,7 @@ pub const STREAM_REQUEST: u32 = 0;
 pub const METRIC_COUNTER: u32 = 0;
 /// A metric that is set.
 pub const METRIC_GAUGE: u32 = 1;
+/// A metric of which each value is kept.
+pub const METRIC_HISTOGRAM: u32 = 2;
 /// A host call that succeeded.
 pub const STATUS_OK: u32 = 0;

@@ -10,6 +10,7 @@ const MAX_RECORDS: usize = 10_000;
 
 /// What is done with a request that carries no `authorization` at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, serde::Serialize))]
 #[serde(rename_all = "lowercase")]
 pub enum OnMissing {
     /// 401.
@@ -21,21 +22,30 @@ pub enum OnMissing {
 
 /// How the registry is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, serde::Serialize))]
 #[serde(deny_unknown_fields, default)]
 pub struct Registry {
     /// Envoy's cluster for lookups and feed, which no route may name.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub cluster: String,
     /// `:authority` of lookups, of the feed and of forwarded control requests.
     pub authority: String,
     /// How long a lookup may take.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "String", regex(pattern = r"^[0-9]+(ms|s|m|h)$")),
+        serde(serialize_with = "as_text")
+    )]
     #[serde(deserialize_with = "duration")]
     pub timeout: Duration,
     /// Most lookups that one worker has under way; past it a request whose capability it does not know is answered 503, so that a
     /// flood of random tokens does not become one of lookups. All workers' together, and their feeds, must stay below the requests
     /// that Envoy lets the cluster have (`circuit_breakers`).
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 4096)))]
     pub max_lookups: usize,
     /// How many tokens a second that the registry does not know one client's address may try at one worker; past it, what this worker
     /// does not know is answered 429 to that address. 0: as many as it likes.
+    #[cfg_attr(feature = "schema", schemars(range(max = 1_000_000)))]
     pub max_unknown: u32,
 }
 
@@ -53,11 +63,14 @@ impl Default for Registry {
 
 /// What a worker may keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, serde::Serialize))]
 #[serde(deny_unknown_fields, default)]
 pub struct CacheLimits {
     /// Capabilities.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1_000_000)))]
     pub entries: usize,
     /// Bytes, as the cache counts them.
+    #[cfg_attr(feature = "schema", schemars(range(min = 65_536, max = 805_306_368)))]
     pub bytes: usize,
 }
 
@@ -69,20 +82,29 @@ impl Default for CacheLimits {
 
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, serde::Serialize))]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// How the registry is asked; none where only configured records are honoured.
     pub registry: Option<Registry>,
     /// Grants of the configuration's own.
+    #[cfg_attr(feature = "schema", schemars(length(max = 10_000)))]
     pub records: Vec<ConfiguredRecord>,
     /// The environment variable that holds the keys of their outer layer.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub kek_env: String,
     /// How long an answer of the feed is good for: the bound of revocation. 1 s to 24 h.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "String", regex(pattern = r"^[0-9]+(ms|s|m|h)$")),
+        serde(serialize_with = "as_text")
+    )]
     #[serde(deserialize_with = "duration")]
     pub staleness: Duration,
     /// What is done without a bearer.
     pub on_missing: OnMissing,
     /// The largest body that is held to be hashed, in bytes. Must stay below Envoy's own buffer limit, whose 413 names nothing.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 268_435_456)))]
     pub max_body: usize,
     /// Whether the stage that turns `x-membrane-body` into a body stands behind the filter.
     pub pinned_bodies: bool,
@@ -90,7 +112,14 @@ pub struct Config {
     pub cache: CacheLimits,
     /// Whether workers leave each other sealed records in Envoy's shared data.
     pub shared_data: bool,
+    /// Whether each request's outcome and hashed ids are put into Envoy's filter state, for access logs.
+    pub access_log: bool,
     /// A grant's `timeoutMs` above this is ignored, as published.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "String", regex(pattern = r"^[0-9]+(ms|s|m|h)$")),
+        serde(serialize_with = "as_text")
+    )]
     #[serde(deserialize_with = "duration")]
     pub max_timeout: Duration,
 }
@@ -107,6 +136,7 @@ impl Default for Config {
             pinned_bodies: false,
             cache: CacheLimits::default(),
             shared_data: true,
+            access_log: false,
             max_timeout: Duration::from_secs(300),
         }
     }
@@ -135,6 +165,17 @@ impl Config {
         let object: serde_json::Map<String, serde_json::Value> =
             serde_json::from_slice(json).map_err(|error| ConfigError(error.to_string()))?;
         let says_registry = object.contains_key("registry");
+        // serde takes a list for an object, its members in the order in which they stand here, without their names.
+        for (name, value) in &object {
+            let records = value.as_array().filter(|_| name == "records");
+            if value.is_array()
+                && records.is_none_or(|records| records.iter().any(serde_json::Value::is_array))
+            {
+                return Err(ConfigError(format!(
+                    "{name} must not hold a list where an object or a value is expected"
+                )));
+            }
+        }
         let mut config: Config =
             serde_json::from_value(object.into()).map_err(|error| ConfigError(error.to_string()))?;
         if !config.records.is_empty() && !says_registry {
@@ -185,6 +226,24 @@ impl Config {
     }
 }
 
+/// For the defaults in the schema.
+#[cfg(feature = "schema")]
+fn as_text<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    match (duration.as_secs(), duration.subsec_millis()) {
+        (seconds, 0) => serializer.collect_str(&format_args!("{seconds}s")),
+        _ => serializer.collect_str(&format_args!("{}ms", duration.as_millis())),
+    }
+}
+
+/// The JSON Schema of the plugin's configuration. What it refuses [`Config::parse`] refuses too; bounds of durations, and what
+/// base64url holds, the parser alone knows.
+#[cfg(feature = "schema")]
+pub fn schema() -> serde_json::Value {
+    let mut schema = schemars::schema_for!(Config);
+    schema.insert("title".into(), "The configuration of the Membrane filter for Envoy".into());
+    schema.to_value()
+}
+
 /// `500ms`, `2s`, `5m`, `24h`.
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
@@ -216,12 +275,13 @@ mod tests {
         assert_eq!(Config::parse(b"{}").unwrap(), Config::default());
         let config = Config::parse(
             br#"{"registry": {"cluster": "c", "authority": "r:9444", "timeout": "500ms"}, "staleness": "1s", "on_missing": "pass",
-                 "max_body": 5, "pinned_bodies": true, "cache": {"entries": 7, "bytes": 65536}, "shared_data": false, "max_timeout": "5m"}"#,
+                 "max_body": 5, "pinned_bodies": true, "cache": {"entries": 7, "bytes": 65536}, "shared_data": false, "access_log": true,
+                 "max_timeout": "5m"}"#,
         )
         .unwrap();
         assert_eq!(config.registry.unwrap().timeout, Duration::from_millis(500));
         assert_eq!((config.on_missing, config.max_body, config.shared_data), (OnMissing::Pass, 5, false));
-        assert!(config.pinned_bodies);
+        assert!(config.pinned_bodies && config.access_log);
         assert_eq!((config.cache.entries, config.max_timeout), (7, Duration::from_secs(300)));
     }
 
@@ -254,6 +314,7 @@ mod tests {
             (r#"{"registry": {"timeout": "1ms"}}"#, "registry.timeout"),
             (r#"{"registry": {"max_lookups": 0}}"#, "registry.max_lookups"),
             (r#"{"registry": {"max_lookups": 4097}}"#, "registry.max_lookups"),
+            (r#"{"registry": {"max_unknown": 1000001}}"#, "registry.max_unknown"),
             (r#"{"registry": {"cluster": ""}}"#, "registry.cluster"),
             (r#"{"registry": {"authority": "a b"}}"#, "registry.authority"),
             (r#"{"max_timeout": "0s"}"#, "max_timeout"),
@@ -263,6 +324,9 @@ mod tests {
                 "capi seal",
             ),
             (r#"{"kek_env": ""}"#, "kek_env"),
+            (r#"{"cache": [7, 65536]}"#, "cache"),
+            (r#"{"registry": []}"#, "registry"),
+            (r#"{"records": [["AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "AAAA", null]]}"#, "records"),
             ("[]", "invalid"),
             ("{", "EOF"),
         ] {

@@ -11,11 +11,12 @@ use crate::config::Config;
 use crate::envoy_version::EnvoyVersion;
 use crate::feed::Now;
 use crate::lookup::MAX_ANSWER;
+use crate::noted::Note;
 use crate::outgoing::Outgoing;
 use crate::pairs::{self, Pairs};
 use crate::records::Records;
 use crate::reply::Reply;
-use crate::stats::Counter;
+use crate::stats::{CACHE_ENTRIES, Counter, FEED_AGE, LOOKUP_TIME};
 use crate::worker::{CallId, ContextId, Host, TICK, Worker};
 use core::cell::{Cell, RefCell};
 use core::ops::Range;
@@ -113,14 +114,16 @@ struct Metrics {
     counters: Vec<Option<u32>>,
     cache_entries: Option<u32>,
     feed_age: Option<u32>,
+    lookup_time: Option<u32>,
 }
 
 fn metrics() -> &'static Metrics {
     static METRICS: OnceLock<Metrics> = OnceLock::new();
     METRICS.get_or_init(|| Metrics {
         counters: Counter::ALL.iter().map(|(_, name)| abi::define_counter(name)).collect(),
-        cache_entries: abi::define_gauge("membrane_cache_entries"),
-        feed_age: abi::define_gauge("membrane_feed_age_seconds"),
+        cache_entries: abi::define_gauge(CACHE_ENTRIES),
+        feed_age: abi::define_gauge(FEED_AGE),
+        lookup_time: abi::define_histogram(LOOKUP_TIME),
     })
 }
 
@@ -249,6 +252,12 @@ impl Host for Envoy {
         abi::set_shared_data(key, value);
     }
 
+    fn note(&mut self, context: ContextId, note: Note, value: &str) {
+        if self.act_on(context) {
+            abi::set_property(note.name(), value.as_bytes());
+        }
+    }
+
     fn count(&mut self, counter: Counter, by: u32) {
         if let Some(Some(id)) = metrics().counters.get(counter as usize) {
             abi::increment(*id, by);
@@ -262,6 +271,12 @@ impl Host for Envoy {
         }
         if let Some(id) = metrics.feed_age {
             abi::record(id, feed_age_seconds);
+        }
+    }
+
+    fn lookup_took(&mut self, time: Duration) {
+        if let Some(id) = metrics().lookup_time {
+            abi::record(id, u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         }
     }
 
@@ -401,6 +416,39 @@ extern "C" fn proxy_on_request_body(context: u32, size: usize, ended: u32) -> u3
 extern "C" fn proxy_on_request_trailers(context: u32, _count: u32) -> u32 {
     let status = of_request(context, |worker, envoy| worker.on_request_trailers(envoy, context) as u32);
     status.unwrap_or(crate::abi_numbers::TrailersStatus::Stop as u32)
+}
+
+/// Answers are looked at by the module for diagnosing alone: Envoy calls what it finds exported, for every request.
+#[cfg(feature = "diagnose")]
+mod answers {
+    use super::{Pairs, abi, of_request};
+    use crate::abi_numbers::{BUFFER_RESPONSE_BODY, MAP_RESPONSE_HEADERS};
+
+    /// Go on, in headers and bodies alike.
+    const CONTINUE: u32 = 0;
+
+    #[unsafe(no_mangle)]
+    extern "C" fn proxy_on_response_headers(context: u32, _count: u32, ended: u32) -> u32 {
+        let status = abi::header_map(MAP_RESPONSE_HEADERS)
+            .and_then(Pairs::parse)
+            .and_then(|pairs| core::str::from_utf8(pairs.only(b":status")?).ok()?.parse().ok());
+        of_request(context, |worker, _| worker.on_response_headers(context, status, ended != 0));
+        CONTINUE
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn proxy_on_response_body(context: u32, size: usize, ended: u32) -> u32 {
+        of_request(context, |worker, envoy| {
+            // Nothing is held, so that each callback has what is new alone.
+            let wanted = worker.wants_of_response(context).min(size);
+            let more = match wanted {
+                0 => Vec::new(),
+                _ => abi::buffer(BUFFER_RESPONSE_BODY, 0, wanted).unwrap_or_default(),
+            };
+            worker.on_response_body(envoy, context, &more, ended != 0);
+        });
+        CONTINUE
+    }
 }
 
 #[unsafe(no_mangle)]

@@ -10,6 +10,8 @@ pub mod abi_numbers;
 mod allow_list;
 pub mod cache;
 pub mod config;
+#[cfg(any(feature = "diagnose", not(target_arch = "wasm32")))]
+pub mod diagnosis;
 pub mod envoy_version;
 pub mod exchange;
 pub mod feed;
@@ -17,6 +19,7 @@ pub mod feed;
 mod host;
 pub mod incoming;
 pub mod lookup;
+pub mod noted;
 pub mod opened;
 pub mod outgoing;
 pub mod pairs;

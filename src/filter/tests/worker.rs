@@ -9,6 +9,7 @@
 
 mod configured;
 mod midnight;
+mod noted;
 mod payloads;
 mod queries;
 mod revoked_on_the_way;

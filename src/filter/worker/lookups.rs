@@ -117,6 +117,7 @@ impl Worker {
     ) {
         let Some(mut pending) = self.pending.remove(&lookup) else { return };
         let now = host.now();
+        host.lookup_took(now.monotonic.saturating_sub(pending.asked.monotonic));
         let Some(answer) = status.and_then(|status| Answer::parse(status, body)) else {
             self.stats.add(Counter::LookupFailed, 1);
             let status = status.map_or("no answer".to_owned(), |status| format!("status {status}"));
@@ -208,6 +209,7 @@ impl Worker {
                     }
                 },
             };
+            self.note_capability(host, context, lookup, opened.membrane());
             if first.is_none() {
                 first = Some(Rc::clone(&opened));
                 if self.feed.verdict(opened.units(), &proof.as_of, proof.generation) == Verdict::Clean

@@ -6,6 +6,7 @@ use capability::{Content, Export, Exported, Token, Uid, UnitPair, Units, record}
 use membrane_filter::abi_numbers::{DataStatus, HeadersStatus, TrailersStatus};
 use membrane_filter::config::Config;
 use membrane_filter::feed::Now;
+use membrane_filter::noted::Note;
 use membrane_filter::outgoing::Outgoing;
 use membrane_filter::pairs::{self, Pairs};
 use membrane_filter::records::Records;
@@ -43,6 +44,9 @@ pub struct Envoy {
     pub refuse_calls: bool,
     /// Where requests come from.
     pub source: String,
+    /// What access logs are told.
+    pub notes: HashMap<(u32, Note), String>,
+    pub lookup_times: Vec<Duration>,
     next_call: u32,
 }
 
@@ -124,7 +128,15 @@ impl Host for Envoy {
         self.shared.insert(key.to_owned(), value.to_vec());
     }
 
+    fn note(&mut self, context: u32, note: Note, value: &str) {
+        self.notes.insert((context, note), value.to_owned());
+    }
+
     fn count(&mut self, _counter: Counter, _by: u32) {}
+    fn lookup_took(&mut self, time: Duration) {
+        self.lookup_times.push(time);
+    }
+
     fn gauges(&mut self, _cache_entries: u64, _feed_age_seconds: u64) {}
     fn warn(&mut self, message: &str) {
         self.warnings.push(message.to_owned());
