@@ -19,6 +19,7 @@ mod delegation;
 mod documented;
 mod drop_in;
 mod export_fields;
+mod hostile;
 mod operator;
 mod outage;
 mod paging;
