@@ -155,9 +155,11 @@ impl Incoming {
     }
 }
 
-/// The body's length as a request announces it, where it does so once and well.
+/// The body's length as a request announces it, where it does so once and well. None where it asks for another protocol: what
+/// follows then is no body, and has no end.
 pub fn announced_length(pairs: &Pairs) -> Option<u64> {
-    parse_length(pairs.only(b"content-length")?)
+    let length = parse_length(pairs.only(b"content-length")?)?;
+    pairs.iter().all(|(name, _)| name != b"upgrade").then_some(length)
 }
 
 /// RFC 6750 §2.1: `Bearer` in any case, spaces, the token. Where the token stands within `value`.
@@ -256,6 +258,15 @@ pub(crate) mod tests {
         }
         let twice = [bearer, ("content-length", "1"), ("content-length", "1")];
         assert!(matches!(arrive(&twice, OnMissing::Deny), Arrival::Refuse(reply) if reply.status == 400));
+    }
+
+    /// Or the refusal of an upgrade would wait for a body's end that never comes.
+    #[test]
+    fn an_upgrade_announces_no_body() {
+        let length = ("content-length", "4");
+        assert_eq!(announced_length(&pairs(&[length])), Some(4));
+        assert_eq!(announced_length(&pairs(&[length, ("upgrade", "websocket")])), None);
+        assert_eq!(announced_length(&pairs(&[length, length])), None);
     }
 
     proptest! {

@@ -237,6 +237,14 @@ impl Gateway {
         Ok(line.and_then(|value| value.parse().ok()))
     }
 
+    /// The counters and gauges of Envoy's whose names contain `part`.
+    pub fn stats_with(&self, part: &str) -> Outcome<Vec<(String, u64)>> {
+        let stats = Client::plain(self.ports.admin.number()).request("GET", "/stats").send()?.text();
+        let named =
+            stats.lines().filter_map(|line| line.split_once(": ")).filter(|(name, _)| name.contains(part));
+        Ok(named.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect())
+    }
+
     /// A sample of the registry's metrics, by its whole name and labels.
     pub fn registry_metric(&self, sample: &str) -> Outcome<u64> {
         let metrics = Client::plain(self.ports.metrics.number()).request("GET", "/metrics").send()?.text();

@@ -75,11 +75,12 @@ impl Client {
         tcp.set_read_timeout(Some(PATIENCE))?;
         tcp.set_write_timeout(Some(PATIENCE))?;
         tcp.set_nodelay(true)?;
+        let socket = tcp.try_clone()?;
         let stream: Box<dyn Stream> = match tls {
             None => Box::new(tcp),
             Some(tls) => Box::new(StreamOwned::new(tls, tcp)),
         };
-        Ok(Connection { stream, unread: Vec::new() })
+        Ok(Connection { stream, socket, unread: Vec::new() })
     }
 
     /// A new connection, and what is to speak TLS on it.
@@ -163,10 +164,29 @@ impl<T: Read + Write + Send> Stream for T {}
 
 pub struct Connection {
     stream: Box<dyn Stream>,
+    /// The same socket, for its options.
+    socket: TcpStream,
     unread: Vec<u8>,
 }
 
 impl Connection {
+    /// How long one read or write may wait from now on; [`PATIENCE`] until this is called.
+    pub fn patience(&self, patience: Duration) -> Outcome<()> {
+        self.socket.set_read_timeout(Some(patience))?;
+        self.socket.set_write_timeout(Some(patience)).while_(|| "setting a timeout".into())
+    }
+
+    /// What was read and no answer has taken, for protocols that this client does not speak.
+    pub fn take_unread(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.unread)
+    }
+
+    /// The connection is gone: no FIN of TLS, a reset at once.
+    pub fn abort(self) -> Outcome<()> {
+        rustix::net::sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO))
+            .while_(|| "setting a socket's linger".into())
+    }
+
     /// Writes. That the peer closes its side while it answers is no failure here: the answer tells.
     pub fn write(&mut self, bytes: &[u8]) -> Outcome<()> {
         match self.stream.write_all(bytes).and_then(|()| self.stream.flush()) {

@@ -62,34 +62,39 @@ impl Recorded {
 
 pub struct Origin {
     port: u16,
-    recorded: Arc<Mutex<Vec<Recorded>>>,
+    recorded: Kept,
+    broken: Kept,
     routes: Arc<Mutex<Vec<(String, u16)>>>,
     refusal: Arc<Mutex<Option<Refusal>>>,
     ending: Arc<AtomicBool>,
 }
+
+type Kept = Arc<Mutex<Vec<Recorded>>>;
 
 impl Origin {
     /// Listens on `port`; everything that is not for the recorder goes to `aws_port`.
     pub fn start(port: u16, aws_port: u16) -> Outcome<Self> {
         let listener =
             TcpListener::bind((Ipv4Addr::LOCALHOST, port)).while_(|| format!("listening on {port}"))?;
-        let recorded = Arc::new(Mutex::new(Vec::new()));
+        let (recorded, broken) = (Kept::default(), Kept::default());
         let ending = Arc::new(AtomicBool::new(false));
         let routes = Arc::new(Mutex::new(Vec::new()));
         let refusal: Arc<Mutex<Option<Refusal>>> = Arc::default();
-        let (kept, known, end) = (Arc::clone(&recorded), Arc::clone(&routes), Arc::clone(&ending));
+        let (kept, cut, known, end) =
+            (Arc::clone(&recorded), Arc::clone(&broken), Arc::clone(&routes), Arc::clone(&ending));
         let refused = Arc::clone(&refusal);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 if end.load(Ordering::Relaxed) {
                     return;
                 }
-                let (kept, known, refused) = (Arc::clone(&kept), Arc::clone(&known), Arc::clone(&refused));
+                let (kept, cut, known) = (Arc::clone(&kept), Arc::clone(&cut), Arc::clone(&known));
+                let refused = Arc::clone(&refused);
                 // A connection that Envoy gives up ends its thread with an error that concerns nobody.
-                std::thread::spawn(move || serve(stream, aws_port, &kept, &known, &refused));
+                std::thread::spawn(move || serve(stream, aws_port, &kept, &cut, &known, &refused));
             }
         });
-        Ok(Self { port, recorded, routes, refusal, ending })
+        Ok(Self { port, recorded, broken, routes, refusal, ending })
     }
 
     /// From now on requests to `host` go to that port of 127.0.0.1. Of these, heads are kept and bodies are not: they pass as they come.
@@ -106,6 +111,12 @@ impl Origin {
     pub fn requests(&self, part: &str) -> Vec<Recorded> {
         let recorded = self.recorded.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         recorded.iter().filter(|request| request.target.contains(part)).cloned().collect()
+    }
+
+    /// What did not come whole over HTTP/1.1: requests whose body was cut off, with their heads alone, and bytes that are no request,
+    /// as a head without a target.
+    pub fn broken(&self) -> Vec<Recorded> {
+        self.broken.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     /// The one request to that target, waiting for it a little.
@@ -140,24 +151,41 @@ impl Drop for Origin {
 fn serve(
     mut stream: TcpStream,
     aws_port: u16,
-    kept: &Arc<Mutex<Vec<Recorded>>>,
+    kept: &Kept,
+    broken: &Kept,
     routes: &Mutex<Vec<(String, u16)>>,
     refusal: &Mutex<Option<Refusal>>,
 ) -> Outcome<()> {
+    let note = |kept: &Kept, request| {
+        kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(request);
+    };
     if origin_http2::is_spoken_on(&stream)? {
         return origin_http2::serve(stream, kept);
     }
     let mut unread = Vec::new();
-    while let Some(mut request) = read_head(&mut stream, &mut unread)? {
+    loop {
+        let head = read_head(&mut stream, &mut unread);
+        if head.is_err() && !unread.is_empty() {
+            let (method, target) = Default::default();
+            let (headers, body) = Default::default();
+            note(broken, Recorded { head: unread.clone(), method, target, headers, body });
+        }
+        let Some(mut request) = head? else { return Ok(()) };
         let host = request.all("host").pop().unwrap_or_default();
         let known = routes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         if let Some((_, port)) = known.into_iter().find(|(known, _)| *known == host) {
-            kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(request.clone());
+            note(kept, request.clone());
             return pass_on(&request, &unread, port, stream);
         }
-        request.body = read_body(&request, &mut stream, &mut unread)?;
+        request.body = match read_body(&request, &mut stream, &mut unread) {
+            Ok(body) => body,
+            Err(failure) => {
+                note(broken, request);
+                return Err(failure);
+            }
+        };
         let for_recorder = request.all("host") == [RECORDER];
-        kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(request.clone());
+        note(kept, request.clone());
         if for_recorder {
             if let Some((_, rest)) = request.target.split_once(LATE) {
                 let millis = rest.split('/').next().and_then(|text| text.parse().ok()).unwrap_or_default();
@@ -182,7 +210,6 @@ fn serve(
             return Ok(());
         }
     }
-    Ok(())
 }
 
 /// One request and its answer, both ways at once, until one side ends.
