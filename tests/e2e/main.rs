@@ -21,6 +21,7 @@ mod dist;
 mod documented;
 mod drop_in;
 mod export_fields;
+mod guides;
 mod hostile;
 mod mesh;
 mod monitoring;
