@@ -113,7 +113,7 @@ fn a_new_configuration_under_load_loses_no_request() {
         let line = stats.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
         line.and_then(|value| value.parse().ok()).unwrap_or(0)
     };
-    let load = Load::start(&[client.clone()], CONNECTIONS, EVERY, Arc::new(Traffic(requests)));
+    let load = Load::start(std::slice::from_ref(&client), CONNECTIONS, EVERY, Arc::new(Traffic(requests)));
     let mut changed_at = Vec::new();
     for reload in 1..=RELOADS {
         std::thread::sleep(Duration::from_millis(700));
