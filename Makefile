@@ -116,6 +116,12 @@ fuzz-long: build ## Long random tests, an hour: 100,000 cases (FUZZ_CASES=…), 
 	$(say) "the registry: $(POWER_CUTS) power cuts under load, and $(IMMEDIATE_STOPS) immediate stops of PostgreSQL"
 	@MEMBRANE_CUT_CYCLES=$(POWER_CUTS) MEMBRANE_STOP_CYCLES=$(IMMEDIATE_STOPS) cargo test --locked -p registry --test power
 
+# A revision; the last release if it is not said.
+BASE ?=
+.PHONY: compat
+compat: build ## The last release's module with this registry, and the reverse (BASE=REVISION: another one's)
+	@tests/compat/compat.sh $(BASE)
+
 # Filters of cargo test; with any, README.md keeps its table.
 MATRIX ?=
 .PHONY: matrix

@@ -167,10 +167,9 @@ impl Config {
         let says_registry = object.contains_key("registry");
         // serde takes a list for an object, its members in the order in which they stand here, without their names.
         for (name, value) in &object {
-            let records = value.as_array().filter(|_| name == "records");
-            if value.is_array()
-                && records.is_none_or(|records| records.iter().any(serde_json::Value::is_array))
-            {
+            let is_list_of_records = name == "records"
+                && value.as_array().is_some_and(|records| records.iter().all(|record| !record.is_array()));
+            if value.is_array() && !is_list_of_records {
                 return Err(ConfigError(format!(
                     "{name} must not hold a list where an object or a value is expected"
                 )));

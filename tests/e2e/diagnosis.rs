@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+/// What a request meets on its way to AWS.
+type Way = fn(&mut Recorded);
+
 const SECRET: &str = "canary-diagnosis-secret";
 const SESSION: &str = "canary-diagnosis-session-token";
 const PINNED: &str = "canary-diagnosis-pinned";
@@ -90,7 +93,7 @@ fn said(gateway: &Gateway, before: usize) -> String {
 fn the_first_line_that_differs_is_logged_and_no_secret() {
     let gateway = gateway();
     let membrane = gateway.create_membrane("diagnosis").unwrap();
-    let change: Arc<Mutex<fn(&mut Recorded)>> = Arc::new(Mutex::new(|_| {}));
+    let change: Arc<Mutex<Way>> = Arc::new(Mutex::new(|_| {}));
     let of_origin = Arc::clone(&change);
     gateway.origin().refuse_with(Arc::new(move |request| {
         let mut request = request.clone();
@@ -128,8 +131,7 @@ fn the_first_line_that_differs_is_logged_and_no_secret() {
     }
 
     let capability = export(&gateway, &membrane, "/function", "lambda", true);
-    type Change = fn(&mut Recorded);
-    let changes: [(Change, &str); 4] = [
+    let changes: [(Way, &str); 4] = [
         (
             |request| set(request, "host", "internal.example"),
             "the header: AWS has \"host:internal.example\", signed was \"host:recorder.us-east-1.amazonaws.com\"",

@@ -56,6 +56,12 @@ fn built(path: PathBuf, made_by: &str) -> Outcome<PathBuf> {
 /// A program of ours: the one beside this program, as in the image, else `target/release/<name>`, or wherever
 /// `CARGO_TARGET_DIR` puts it.
 pub fn program(name: &str) -> Outcome<PathBuf> {
+    // Another version's, for tests of what two versions are to each other (tests/compat/compat.sh).
+    if name == "membrane-registry"
+        && let Some(other) = std::env::var_os("MEMBRANE_REGISTRY")
+    {
+        return Ok(other.into());
+    }
     let own = std::env::current_exe()?;
     if let Some(beside) = own.parent().map(|folder| folder.join(name)).filter(|path| path.is_file()) {
         return Ok(beside);
@@ -85,7 +91,10 @@ pub fn diagnosing_module() -> Outcome<PathBuf> {
     built(repository().join("dist/membrane-diagnose.wasm"), "make diagnose")
 }
 
-/// `dist/membrane.wasm`.
+/// `dist/membrane.wasm`, or another version's (`MEMBRANE_MODULE`).
 pub fn module() -> Outcome<PathBuf> {
+    if let Some(other) = std::env::var_os("MEMBRANE_MODULE") {
+        return Ok(other.into());
+    }
     built(repository().join("dist/membrane.wasm"), "make build")
 }
