@@ -14,7 +14,7 @@ use registry::kek::{KekError, KekSource};
 use registry::operator::{self, OperatorError};
 use registry::ports::{Clock, Random};
 use registry::registry::{Authorities, Registry};
-use registry::serve::{Addresses, Bounds, Loopback, OTHER_FILES, ServeError, Server};
+use registry::serve::{Addresses, Bounds, OTHER_FILES, ServeError, Server};
 use registry::store::url::{StoreUrl, StoreUrlError};
 use serde::Serialize;
 use std::io::{self, Read as _, Write as _};
@@ -287,10 +287,11 @@ fn serve(options: Serve) -> Result<(), Failure> {
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let server = Server::bind(&home, registry, options.gateway_san, addresses, bounds).await?;
         let Addresses { control, gateway, gateway_plain, metrics } = server.addresses;
-        if let Some(address) = gateway_plain.map(Loopback::address) {
-            tracing::warn!(gateway_plain = %address, "every process of this machine may look up and follow the feed");
+        let gateway_plain = gateway_plain.map(|address| tracing::field::display(address.address()));
+        if gateway_plain.is_some() {
+            tracing::warn!(gateway_plain, "every process of this machine may look up and follow the feed");
         }
-        tracing::info!(%control, %gateway, %metrics, authority = %home.authorities.first, "serving");
+        tracing::info!(%control, %gateway, gateway_plain, %metrics, authority = %home.authorities.first, "serving");
         let stop = async {
             tokio::select! {
                 _ = terminate.recv() => {}

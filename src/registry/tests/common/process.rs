@@ -73,6 +73,8 @@ pub struct Running {
     pub control: u16,
     pub gateway: u16,
     pub metrics: u16,
+    /// Where it was asked for.
+    pub gateway_plain: Option<u16>,
     pub client: Client,
     pub log: Option<std::thread::JoinHandle<String>>,
 }
@@ -100,6 +102,11 @@ pub fn serve_with(dir: &str, change: impl FnOnce(&mut Command)) -> Running {
     let any = "127.0.0.1:0";
     let mut command = program(&["serve", "--dir", dir, "--control", any, "--gateway", any, "--metrics", any]);
     change(&mut command);
+    serve_command(dir, command)
+}
+
+/// A server by a command that is ready to run.
+pub fn serve_command(dir: &str, mut command: Command) -> Running {
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap());
     let (mut line, mut log) = (String::new(), String::new());
@@ -113,11 +120,20 @@ pub fn serve_with(dir: &str, change: impl FnOnce(&mut Command)) -> Running {
         rest.split_whitespace().next().unwrap().parse().unwrap()
     };
     let (control, gateway, metrics) = (port("control"), port("gateway"), port("metrics"));
+    let gateway_plain = line.contains("gateway_plain").then(|| port("gateway_plain"));
     let log = std::thread::spawn(move || {
         lines.read_to_string(&mut log).unwrap();
         log
     });
-    Running { child, control, gateway, metrics, client: Client { dir: dir.into() }, log: Some(log) }
+    Running {
+        child,
+        control,
+        gateway,
+        metrics,
+        gateway_plain,
+        client: Client { dir: dir.into() },
+        log: Some(log),
+    }
 }
 
 impl Running {
@@ -146,12 +162,18 @@ impl Running {
     }
 
     pub fn plain(&self, path: &str) -> String {
-        let mut tcp = TcpStream::connect(("127.0.0.1", self.metrics)).unwrap();
-        write!(tcp, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        tcp.read_to_string(&mut answer).unwrap();
-        answer
+        plain(self.metrics, path)
     }
+}
+
+/// One request in the clear; the whole answer.
+pub fn plain(port: u16, path: &str) -> String {
+    let mut tcp = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    tcp.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    write!(tcp, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    tcp.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 impl Client {
