@@ -129,6 +129,10 @@ pub(crate) struct Serve {
     /// Most membranes that a tenant may have at a time; more are answered with 403. Default: no limit.
     #[arg(long, value_name = "NUMBER")]
     pub(crate) max_membranes: Option<u64>,
+    /// Most capabilities that a tenant may have at a time, two for each membrane's own export and revoke among them; more are answered with
+    /// 403. Default: no limit.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) max_capabilities: Option<u64>,
     /// Most connections of each listener. Each needs an open file: the soft limit on those is raised to the hard one at start.
     #[arg(long, value_name = "NUMBER", default_value_t = MAX_CONNECTIONS, value_parser = at_least_one())]
     pub(crate) max_connections: usize,
@@ -155,7 +159,7 @@ pub(crate) enum Tenant {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// List the tenants that are not revoked, as lines of JSON.
+    /// List the tenants that are not revoked and what each has of what limits count, as lines of JSON.
     List {
         #[command(flatten)]
         dir: Dir,

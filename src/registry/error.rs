@@ -3,7 +3,7 @@
 //! No message holds a token, a key, or anything else that the request or the store held.
 
 use crate::reply;
-use crate::store::StoreError;
+use crate::store::{Limit, StoreError};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use capability::FieldError;
@@ -28,10 +28,13 @@ pub enum ApiError {
     #[error("id: the tenant has a membrane with this id")]
     Conflict,
     /// The tenant has all that it may have.
-    #[error(
-        "the tenant has {0} membranes, the most that this registry's operator lets one have: revoke some, or ask the operator"
-    )]
-    Quota(u64),
+    #[error("{}", full(*limit, *most))]
+    Quota {
+        /// Of what.
+        limit: Limit,
+        /// How much that is.
+        most: u64,
+    },
     /// The body is larger than the published limit.
     #[error("the body must have at most {limit} bytes", limit = crate::control::MAX_BODY)]
     TooLarge,
@@ -44,6 +47,20 @@ pub enum ApiError {
     /// Our fault; the log says what.
     #[error("the registry failed: try again, and tell the operator if it stays so")]
     Internal,
+}
+
+/// What is full, and what to do.
+fn full(limit: Limit, most: u64) -> String {
+    match limit {
+        Limit::Membranes => format!(
+            "the tenant has {most} membranes, the most that this registry's operator lets one have: revoke some, or ask the operator"
+        ),
+        Limit::Capabilities => format!(
+            "the tenant has no room for more capabilities: {most} are the most that this registry's operator lets one have, \
+             a membrane's own export and revoke among them; revoke membranes that are not needed, which makes room at once, \
+             give exports an expiresAt, or ask the operator"
+        ),
+    }
 }
 
 impl From<FieldError> for ApiError {
@@ -77,7 +94,7 @@ impl ApiError {
             ApiError::NotFound => StatusCode::NOT_FOUND,
             ApiError::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             ApiError::Conflict => StatusCode::CONFLICT,
-            ApiError::Quota(_) => StatusCode::FORBIDDEN,
+            ApiError::Quota { .. } => StatusCode::FORBIDDEN,
             ApiError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             ApiError::Slow => StatusCode::REQUEST_TIMEOUT,
             ApiError::Busy => StatusCode::SERVICE_UNAVAILABLE,

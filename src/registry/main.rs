@@ -13,7 +13,7 @@ use registry::home::{Home, HomeError, Leaf, Place};
 use registry::kek::{KekError, KekSource};
 use registry::operator::{self, OperatorError};
 use registry::ports::{Clock, Random};
-use registry::registry::{Authorities, Registry};
+use registry::registry::{Authorities, Limits, Registry};
 use registry::serve::{Addresses, Bounds, OTHER_FILES, ServeError, Server};
 use registry::store::url::{StoreUrl, StoreUrlError};
 use serde::Serialize;
@@ -272,7 +272,7 @@ fn serve(options: Serve) -> Result<(), Failure> {
     }
     let mut registry =
         home.registry(Arc::new(SystemClock), Arc::new(SystemRandom), options.allow_private_targets)?;
-    registry.limits.membranes = options.max_membranes;
+    registry.limits = Limits { membranes: options.max_membranes, capabilities: options.max_capabilities };
     let addresses = Addresses {
         control: options.control,
         gateway: options.gateway,

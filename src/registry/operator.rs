@@ -3,7 +3,7 @@
 use crate::audit::Event;
 use crate::error::ApiError;
 use crate::registry::{Registry, TenantUris};
-use crate::store::{Page, Revoked, StoreError};
+use crate::store::{Page, Revoked, StoreError, Tenant, Usage};
 use capability::{IdError, MembraneId, Token, TokenError, Uid, Unit};
 use serde::Serialize;
 
@@ -48,6 +48,19 @@ pub struct Line {
     pub created_at: u64,
 }
 
+/// A tenant in a list, and what it has of what limits count.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TenantLine {
+    /// The tenant itself.
+    #[serde(flatten)]
+    pub tenant: Line,
+    /// How many membranes.
+    pub membranes: u64,
+    /// How many capabilities.
+    pub capabilities: u64,
+}
+
 /// What a command that revokes did.
 #[derive(Debug, Serialize)]
 pub struct Outcome {
@@ -67,9 +80,14 @@ pub fn create_tenant(registry: &Registry, id: &str) -> Result<TenantUris, Operat
 }
 
 /// The tenants that are not revoked.
-pub fn tenants(registry: &Registry) -> Result<Vec<Line>, OperatorError> {
-    let tenants = registry.store.tenants()?.into_iter();
-    Ok(tenants.map(|tenant| Line { id: tenant.id, uid: tenant.uid, created_at: tenant.created_at }).collect())
+pub fn tenants(registry: &Registry) -> Result<Vec<TenantLine>, OperatorError> {
+    let now = registry.clock.now();
+    let line = |tenant: Tenant| {
+        let Usage { membranes, capabilities } = registry.store.usage(tenant.uid, now)?;
+        let tenant = Line { id: tenant.id, uid: tenant.uid, created_at: tenant.created_at };
+        Ok(TenantLine { tenant, membranes, capabilities })
+    };
+    registry.store.tenants()?.into_iter().map(line).collect()
 }
 
 fn tenant(registry: &Registry, id: &str) -> Result<Uid, OperatorError> {

@@ -8,7 +8,10 @@ use crate::audit::Audit;
 use crate::error::ApiError;
 use crate::ports::{Clock, Random, Rng, draw};
 use crate::reply::to_wiped_json;
-use crate::store::{Added, Found, Membrane, NewMembrane, NewTenant, Page, Position, Record, Revoked, Store};
+pub use crate::store::Limits;
+use crate::store::{
+    Added, Found, Limit, Membrane, NewMembrane, NewTenant, Page, Position, Record, Revoked, Store,
+};
 use capability::record::{self, Header, Keks, Kind};
 use capability::{
     Authority, CapabilityUri, Content, Control, Export, Exported, LookupId, MembraneId, Role, Token, Uid,
@@ -40,13 +43,6 @@ pub struct Registry {
     pub audit: Audit,
     /// What a tenant may have.
     pub limits: Limits,
-}
-
-/// What a tenant may have.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Limits {
-    /// Most membranes that are not revoked; none: as many as it makes. Kept to within what is asked for at the same moment.
-    pub membranes: Option<u64>,
 }
 
 /// At least one authority.
@@ -237,7 +233,7 @@ impl Registry {
                 delete_self: self.uri(delete_self),
                 uid,
             })),
-            Added::Taken | Added::Dead(_) => Ok(None),
+            Added::Taken | Added::Dead(_) | Added::Full(_) => Ok(None),
         }
     }
 
@@ -246,11 +242,6 @@ impl Registry {
         let (mint, control) = (self.mint(), &presented.control);
         let public = control.escrow.as_ref().ok_or(ApiError::Internal)?;
         let (tenant, uid) = (control.tenant, Uid(draw(&*self.random)));
-        if let Some(limit) = self.limits.membranes
-            && self.store.count_membranes(tenant, limit)? >= limit
-        {
-            return Err(ApiError::Quota(limit));
-        }
         let units = Units::join(UnitPair { tenant, membrane: Some(uid) }, &[&presented.record.units])
             .map_err(|error| ApiError::BadRequest(format!("this control was {error}")))?;
         let expires_at = presented.record.expires_at;
@@ -268,13 +259,14 @@ impl Registry {
         let membrane =
             Membrane { uid, tenant, id: id.clone(), units, expires_at, escrow, created_at: mint.now };
         let new = NewMembrane { membrane, records: vec![export_record, revoke_record] };
-        match self.store.add_membrane(&[presented.record.lookup], mint.now, &new)? {
+        match self.store.add_membrane(&[presented.record.lookup], mint.now, &new, self.limits)? {
             Added::Yes => Ok(Created {
                 id: uris.id,
                 capabilities: MembraneUris { export: uris.export, revoke: uris.revoke },
                 uid,
             }),
             Added::Taken => Err(ApiError::Conflict),
+            Added::Full(limit) => Err(self.full(limit)),
             Added::Dead(_) => Err(ApiError::Unauthorized),
         }
     }
@@ -353,8 +345,9 @@ impl Registry {
         let (mint, through) = (self.mint(), &presented.record);
         let units = self.join(presented, &[&through.units])?;
         let (token, record) = mint.record(content, &units, earlier(through.expires_at, expires_at))?;
-        match self.store.add_record(&[through.lookup], mint.now, &record)? {
+        match self.store.add_record(&[through.lookup], mint.now, &record, self.limits)? {
             Added::Yes => Ok(Minted { capability: self.uri(token), lookup: record.lookup }),
+            Added::Full(limit) => Err(self.full(limit)),
             Added::Taken | Added::Dead(_) => Err(ApiError::Unauthorized),
         }
     }
@@ -376,11 +369,20 @@ impl Registry {
         let units = units.re_exporting(source.lookup).map_err(too_deep)?;
         let expires_at = earlier(earlier(through.expires_at, source.expires_at), expires_at);
         let (new, record) = mint.sealed(source.kind, &json, &units, expires_at)?;
-        match self.store.add_record(&[through.lookup, source.lookup], mint.now, &record)? {
+        match self.store.add_record(&[through.lookup, source.lookup], mint.now, &record, self.limits)? {
             Added::Yes => Ok(Minted { capability: self.uri(new), lookup: record.lookup }),
+            Added::Full(limit) => Err(self.full(limit)),
             Added::Dead(lookup) if lookup == source.lookup => Err(dead()),
             Added::Taken | Added::Dead(_) => Err(ApiError::Unauthorized),
         }
+    }
+
+    fn full(&self, limit: Limit) -> ApiError {
+        let most = match limit {
+            Limit::Membranes => self.limits.membranes,
+            Limit::Capabilities => self.limits.capabilities,
+        };
+        ApiError::Quota { limit, most: most.unwrap_or_default() }
     }
 
     fn join(&self, presented: &Presented, inherited: &[&Units]) -> Result<Units, ApiError> {

@@ -17,7 +17,7 @@ pub mod url;
 mod rows;
 
 use capability::record::Kind;
-use capability::{LookupId, MembraneId, Uid, Unit, Units};
+use capability::{LookupId, MembraneId, Uid, Unit, UnitPair, Units};
 
 /// Most events that a store keeps, and so how far behind a reader of the feed may be: some 3 MiB of memory in each replica.
 /// Revocations come one by one from people and programs; a reader this far behind starts over, which is cheap.
@@ -62,6 +62,13 @@ pub struct Record {
     pub created_at: u64,
 }
 
+impl Record {
+    /// Its first unit: whose it is.
+    pub fn own(&self) -> Option<UnitPair> {
+        self.units.iter().next()
+    }
+}
+
 /// A record, and which of its units are missing or revoked (its own lookup id among them where it was revoked itself).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
@@ -94,6 +101,34 @@ pub struct NewTenant {
     pub records: Vec<Record>,
     /// Seconds since 1970.
     pub created_at: u64,
+}
+
+/// What a tenant may have; none: as much as it makes. A store never lets in what would be one more, however many ask at once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Most membranes, as [`Usage`] counts them.
+    pub membranes: Option<u64>,
+    /// Most capabilities, as [`Usage`] counts them.
+    pub capabilities: Option<u64>,
+}
+
+/// Which of a tenant's limits is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Membranes.
+    Membranes,
+    /// Capabilities.
+    Capabilities,
+}
+
+/// What a tenant has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Its membranes that are neither revoked nor expired.
+    pub membranes: u64,
+    /// The records whose first unit is a membrane of its that is not revoked: what was exported through it, and its own two controls. One that
+    /// died in another way (expired, revoked by itself, made through a delegation that ended) counts until it is cleared up.
+    pub capabilities: u64,
 }
 
 /// A membrane with its two controls.
@@ -145,6 +180,8 @@ pub enum Added {
     Taken,
     /// Nothing was added: this guard is not alive.
     Dead(LookupId),
+    /// Nothing was added: the tenant has all that it may have.
+    Full(Limit),
 }
 
 /// What came of revoking something.
@@ -289,16 +326,28 @@ pub trait Store: Send + Sync + 'static {
 
     /// Adds a membrane, unless one of the same tenant that is alive has its id. One that is dead without having been revoked
     /// (expired, or made through a delegation that ended) is revoked first, so that an id never stands for two membranes.
-    fn add_membrane(&self, guards: &[LookupId], now: u64, new: &NewMembrane) -> Result<Added, StoreError>;
+    fn add_membrane(
+        &self,
+        guards: &[LookupId],
+        now: u64,
+        new: &NewMembrane,
+        limits: Limits,
+    ) -> Result<Added, StoreError>;
 
-    /// Adds a record.
-    fn add_record(&self, guards: &[LookupId], now: u64, record: &Record) -> Result<Added, StoreError>;
+    /// Adds a record; the limits are those of the tenant that its first unit names.
+    fn add_record(
+        &self,
+        guards: &[LookupId],
+        now: u64,
+        record: &Record,
+        limits: Limits,
+    ) -> Result<Added, StoreError>;
 
     /// The tenant's membranes that are alive.
     fn membranes(&self, tenant: Uid, now: u64, page: &Page) -> Result<Vec<Membrane>, StoreError>;
 
-    /// How many membranes of the tenant are not revoked, counted up to `most`.
-    fn count_membranes(&self, tenant: Uid, most: u64) -> Result<u64, StoreError>;
+    /// What the tenant has. Its cost does not grow with that.
+    fn usage(&self, tenant: Uid, now: u64) -> Result<Usage, StoreError>;
 
     /// The tenants that are not revoked, ordered by the bytes of their ids.
     fn tenants(&self) -> Result<Vec<Tenant>, StoreError>;
@@ -341,4 +390,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Exchanges outer layers, where they are still what they were; how many were exchanged.
     fn rewrap(&self, records: &[Rewrapped]) -> Result<usize, StoreError>;
+}
+
+/// A number of things in memory.
+fn count(things: usize) -> u64 {
+    u64::try_from(things).unwrap_or(u64::MAX)
 }

@@ -5,8 +5,8 @@ use crate::world::Sim;
 use capability::{LookupId, Uid, Unit};
 use registry::store::sqlite::SqliteStore;
 use registry::store::{
-    Added, Collected, Epoch, Event, Events, Found, Loaded, Membrane, NewMembrane, NewTenant, Page, Position,
-    Record, Revoked, Rewrapped, Row, Rows, Store, StoreError, Tenant, Watching,
+    Added, Collected, Epoch, Event, Events, Found, Limits, Loaded, Membrane, NewMembrane, NewTenant, Page,
+    Position, Record, Revoked, Rewrapped, Row, Rows, Store, StoreError, Tenant, Usage, Watching,
 };
 use serde_json::Value;
 use std::collections::HashMap;
@@ -133,11 +133,23 @@ impl Store for Sequencer {
     fn add_tenant(&self, tenant: &NewTenant) -> Result<Added, StoreError> {
         self.store.add_tenant(tenant)
     }
-    fn add_membrane(&self, guards: &[LookupId], now: u64, new: &NewMembrane) -> Result<Added, StoreError> {
-        self.store.add_membrane(guards, now, new)
+    fn add_membrane(
+        &self,
+        guards: &[LookupId],
+        now: u64,
+        new: &NewMembrane,
+        limits: Limits,
+    ) -> Result<Added, StoreError> {
+        self.store.add_membrane(guards, now, new, limits)
     }
-    fn add_record(&self, guards: &[LookupId], now: u64, record: &Record) -> Result<Added, StoreError> {
-        self.store.add_record(guards, now, record)
+    fn add_record(
+        &self,
+        guards: &[LookupId],
+        now: u64,
+        record: &Record,
+        limits: Limits,
+    ) -> Result<Added, StoreError> {
+        self.store.add_record(guards, now, record, limits)
     }
     fn membranes(&self, tenant: Uid, now: u64, page: &Page) -> Result<Vec<Membrane>, StoreError> {
         self.store.membranes(tenant, now, page)
@@ -154,8 +166,8 @@ impl Store for Sequencer {
     fn collect(&self, after: Option<LookupId>, limit: usize, now: u64) -> Result<Collected, StoreError> {
         self.store.collect(after, limit, now)
     }
-    fn count_membranes(&self, tenant: Uid, most: u64) -> Result<u64, StoreError> {
-        self.store.count_membranes(tenant, most)
+    fn usage(&self, tenant: Uid, now: u64) -> Result<Usage, StoreError> {
+        self.store.usage(tenant, now)
     }
     fn has_lost_track(&self) -> bool {
         self.store.has_lost_track()

@@ -2,8 +2,9 @@
 //!
 //! * **Order.** A revocation marks its unit and updates the one row of `head` late in its transaction. That row's lock is held until
 //!   the commit, so that the order of sequence numbers is the order of commits, without gaps.
-//! * **Snapshots.** Reads, and what is decided before something is added, see one snapshot (`REPEATABLE READ`). Whoever adds
-//!   while a guard is revoked comes before that revocation: what was added carries the units by which it is dead.
+//! * **Snapshots.** Reads see one snapshot (`REPEATABLE READ`). Writes see what was committed before each of their statements, so that two of
+//!   them wait for each other where they must instead of being given up. Whoever adds while a guard is revoked comes before that
+//!   revocation: what was added carries the units by which it is dead.
 //! * **Once.** A transaction that the server gave up (serialisation, deadlock), or that broke off before its commit was sent, is done
 //!   anew, [`ATTEMPTS`] times at most. One whose commit was not answered is an error: it may have happened.
 //! * **Histories.** Each process keeps a revocation log of its own and writes into it what it hears of others, too. Every new
@@ -13,6 +14,7 @@
 //! Statements are prepared once a session: a pooler in front must keep sessions (pgbouncer: `pool_mode = session`).
 
 mod connect;
+mod counts;
 mod queries;
 mod revocations;
 mod rows;
@@ -22,12 +24,13 @@ mod whole;
 pub use connect::{PostgresUrl, UrlError};
 
 use super::{
-    Added, Collected, Epoch, Events, Found, Loaded, Membrane, NewMembrane, NewTenant, Page, Position, Record,
-    Revoked, Rewrapped, Row, Rows, Store, StoreError, Tenant, Watching,
+    Added, Collected, Epoch, Events, Found, Limits, Loaded, Membrane, NewMembrane, NewTenant, Page, Position,
+    Record, Revoked, Rewrapped, Row, Rows, Store, StoreError, Tenant, Usage, Watching,
 };
 use crate::revocation_log::RevocationLog;
 use capability::record::Kind;
 use capability::{LookupId, Uid, Unit};
+use counts::{Hold, Room};
 use deadpool_postgres::{ClientWrapper, Manager, Object, Pool, PoolError, Runtime, Timeouts};
 use revocations::Log;
 use std::path::Path;
@@ -55,8 +58,7 @@ const ATTEMPTS: u32 = 8;
 const PAUSE: Duration = Duration::from_millis(5);
 
 const READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
-const ADD: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ WRITE";
-const REVOKE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE";
+const WRITE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE";
 
 /// Why a transaction did not happen, or may not have.
 #[derive(Debug)]
@@ -274,6 +276,31 @@ impl PostgresStore {
 }
 
 impl PostgresStore {
+    /// Adds something to what a tenant has, as it is told whether there is room: under each hold in turn, until one can tell.
+    fn add(
+        &self,
+        holds: &[Hold],
+        tenant: Option<Uid>,
+        limits: Limits,
+        more: Usage,
+        now: u64,
+        work: impl AsyncFn(&ClientWrapper, Room) -> Result<Added, Fail>,
+    ) -> Result<Added, StoreError> {
+        for hold in holds {
+            let added = self.run(WRITE, async |tx| {
+                let room = match tenant {
+                    Some(tenant) => counts::room(tx, tenant, limits, more, now, *hold).await?,
+                    None => Room::Yes,
+                };
+                if room == Room::Unclear { Ok(None) } else { work(tx, room).await.map(Some) }
+            })?;
+            if let Some(added) = added {
+                return Ok(added);
+            }
+        }
+        Err(StoreError::Damaged("count"))
+    }
+
     /// One transaction over all there is, once, and without a bound on its time.
     fn whole<T>(
         &self,
@@ -314,33 +341,56 @@ impl Store for PostgresStore {
     }
 
     fn add_tenant(&self, tenant: &NewTenant) -> Result<Added, StoreError> {
-        self.run(ADD, async |tx| queries::add_tenant(tx, tenant).await)
+        self.run(WRITE, async |tx| queries::add_tenant(tx, tenant).await)
     }
 
-    fn add_membrane(&self, guards: &[LookupId], now: u64, new: &NewMembrane) -> Result<Added, StoreError> {
-        self.run(ADD, async |tx| {
+    fn add_membrane(
+        &self,
+        guards: &[LookupId],
+        now: u64,
+        new: &NewMembrane,
+        limits: Limits,
+    ) -> Result<Added, StoreError> {
+        let tenant = new.membrane.tenant;
+        let more = Usage { membranes: 1, capabilities: super::count(new.records.len()) };
+        // Few are made: who may only make so many makes one after the other.
+        let holds = [Hold::Alone];
+        self.add(&holds, Some(tenant), limits, more, now, async |tx, room| {
             if let Some(dead) = queries::first_dead(tx, guards, now).await? {
                 return Ok(Added::Dead(dead));
             }
-            if let Some(standing) =
-                queries::membrane(tx, new.membrane.tenant, new.membrane.id.as_str()).await?
-            {
+            if let Some(standing) = queries::membrane(tx, tenant, new.membrane.id.as_str()).await? {
                 if queries::is_alive(tx, &standing, now).await? {
                     return Ok(Added::Taken);
                 }
                 let _ = self.revoke_in(tx, Unit::Uid(standing.uid), now).await?;
+            }
+            if let Room::Full(limit) = room {
+                return Ok(Added::Full(limit));
             }
             queries::insert_membrane(tx, new).await?;
             Ok(Added::Yes)
         })
     }
 
-    fn add_record(&self, guards: &[LookupId], now: u64, record: &Record) -> Result<Added, StoreError> {
-        self.run(ADD, async |tx| {
+    fn add_record(
+        &self,
+        guards: &[LookupId],
+        now: u64,
+        record: &Record,
+        limits: Limits,
+    ) -> Result<Added, StoreError> {
+        let tenant = record.own().map(|own| own.tenant);
+        let more = Usage { membranes: 0, capabilities: 1 };
+        let holds = [Hold::Shared, Hold::Alone];
+        self.add(&holds, tenant, limits, more, now, async |tx, room| {
             if let Some(dead) = queries::first_dead(tx, guards, now).await? {
                 return Ok(Added::Dead(dead));
             }
-            queries::insert_record(tx, record).await?;
+            if let Room::Full(limit) = room {
+                return Ok(Added::Full(limit));
+            }
+            queries::insert_counted_record(tx, record).await?;
             Ok(Added::Yes)
         })
     }
@@ -349,8 +399,8 @@ impl Store for PostgresStore {
         self.run(READ, async |tx| queries::membranes(tx, tenant, now, page).await)
     }
 
-    fn count_membranes(&self, tenant: Uid, most: u64) -> Result<u64, StoreError> {
-        self.run(READ, async |tx| queries::count_membranes(tx, tenant, most).await)
+    fn usage(&self, tenant: Uid, now: u64) -> Result<Usage, StoreError> {
+        self.run(READ, async |tx| counts::usage(tx, tenant, now).await)
     }
 
     fn tenants(&self) -> Result<Vec<Tenant>, StoreError> {
@@ -358,7 +408,7 @@ impl Store for PostgresStore {
     }
 
     fn revoke(&self, guard: Option<LookupId>, unit: Unit, now: u64) -> Result<Revoked, StoreError> {
-        self.run(REVOKE, async |tx| {
+        self.run(WRITE, async |tx| {
             if let Some(guard) = guard {
                 let (found, _) = queries::find_at(tx, guard).await?;
                 let alive =
@@ -393,7 +443,7 @@ impl Store for PostgresStore {
     }
 
     fn note_watchers(&self, watching: &[Watching], now: u64) -> Result<(), StoreError> {
-        self.run(REVOKE, async |tx| queries::note_watchers(tx, watching, now).await)
+        self.run(WRITE, async |tx| queries::note_watchers(tx, watching, now).await)
     }
 
     fn watchers(&self, now: u64) -> Result<Vec<Watching>, StoreError> {
@@ -412,13 +462,13 @@ impl Store for PostgresStore {
             let mut dead = Vec::new();
             for found in queries::with_dead_units(tx, batch).await? {
                 if found.is_expired(now) || (found.record.kind == Kind::Grant && !found.dead.is_empty()) {
-                    dead.push(found.record.lookup);
+                    dead.extend(found.record.own().map(|own| (found.record.lookup, own)));
                 }
             }
             Ok((dead, next))
         })?;
         if !dead.is_empty() {
-            self.run(REVOKE, async |tx| queries::delete_records(tx, &dead).await)?;
+            self.run(WRITE, async |tx| queries::delete_records(tx, &dead).await)?;
         }
         Ok(Collected { removed: dead.len(), next })
     }
@@ -428,7 +478,7 @@ impl Store for PostgresStore {
     }
 
     fn load(&self, rows: &mut Rows<'_>, fresh: Epoch) -> Result<Loaded, StoreError> {
-        self.whole(REVOKE, async |tx| {
+        self.whole(WRITE, async |tx| {
             let mut entries = Vec::new();
             let loaded = whole::load(tx, rows, fresh, &mut entries).await?;
             if let Loaded::Yes(_) = loaded {
@@ -443,6 +493,6 @@ impl Store for PostgresStore {
     }
 
     fn rewrap(&self, records: &[Rewrapped]) -> Result<usize, StoreError> {
-        self.run(REVOKE, async |tx| queries::rewrap(tx, records).await)
+        self.run(WRITE, async |tx| queries::rewrap(tx, records).await)
     }
 }

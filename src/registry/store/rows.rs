@@ -1,6 +1,6 @@
 //! What a row of any backend holds. What cannot be read is an error, never a default.
 
-use super::{Epoch, Event, Membrane, Position, Record, Row, StoreError, Tenant, Watching};
+use super::{Epoch, Event, Membrane, Position, Record, Row, StoreError, Tenant, Usage, Watching};
 use capability::record::Kind;
 use capability::{LookupId, MembraneId, Uid, Unit, UnitPair, Units};
 
@@ -23,6 +23,12 @@ pub(super) fn uid(bytes: &[u8]) -> Result<Uid, StoreError> {
 
 pub(super) fn time(seconds: i64) -> Result<u64, StoreError> {
     u64::try_from(seconds).map_err(|_| StoreError::Damaged("time"))
+}
+
+/// Of what is counted. Below zero it can only be if somebody edited it.
+pub(super) fn usage(membranes: i64, capabilities: i64) -> Result<Usage, StoreError> {
+    let count = |number: i64| u64::try_from(number).map_err(|_| StoreError::Damaged("count"));
+    Ok(Usage { membranes: count(membranes)?, capabilities: count(capabilities)? })
 }
 
 pub(super) fn unit(bytes: &[u8]) -> Result<Unit, StoreError> {

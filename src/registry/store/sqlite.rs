@@ -4,6 +4,7 @@
 //! busy timeout for the operator's commands, which work on the same file beside a running server. The SQL is plain, so that
 //! a second backend can share its shape.
 
+mod counts;
 mod rows;
 mod schema;
 mod whole;
@@ -11,8 +12,8 @@ mod writer;
 
 use super::rows::{blob, number};
 use super::{
-    Added, Collected, EVENTS_KEPT, Epoch, Event, Events, Found, Loaded, Membrane, NewMembrane, NewTenant,
-    Page, Position, Record, Revoked, Rewrapped, Rows, Store, StoreError, Tenant, Watching,
+    Added, Collected, EVENTS_KEPT, Epoch, Event, Events, Found, Limits, Loaded, Membrane, NewMembrane,
+    NewTenant, Page, Position, Record, Revoked, Rewrapped, Rows, Store, StoreError, Tenant, Usage, Watching,
 };
 use crate::revocation_log::{Entry, RevocationLog};
 use crate::store;
@@ -120,7 +121,13 @@ impl Store for SqliteStore {
         })
     }
 
-    fn add_membrane(&self, guards: &[LookupId], now: u64, new: &NewMembrane) -> Result<Added, StoreError> {
+    fn add_membrane(
+        &self,
+        guards: &[LookupId],
+        now: u64,
+        new: &NewMembrane,
+        limits: Limits,
+    ) -> Result<Added, StoreError> {
         let (guards, new) = (guards.to_vec(), new.clone());
         self.writer.write(move |tx, log| {
             if let Some(dead) = first_dead(tx, &guards, now)? {
@@ -138,20 +145,37 @@ impl Store for SqliteStore {
                 }
                 let _ = revoke(tx, log, Unit::Uid(standing.uid), now)?;
             }
+            let more = Usage { membranes: 1, capabilities: super::count(new.records.len()) };
+            if let Some(limit) = counts::full(tx, membrane.tenant, limits, more, now)? {
+                return Ok(Added::Full(limit));
+            }
             insert_membrane(tx, membrane)?;
             insert_unit(tx, membrane.uid)?;
-            new.records.iter().try_for_each(|record| insert_record(tx, record))?;
+            counts::membrane(tx, membrane.tenant)?;
+            new.records.iter().try_for_each(|record| insert_counted_record(tx, record))?;
             Ok(Added::Yes)
         })
     }
 
-    fn add_record(&self, guards: &[LookupId], now: u64, record: &Record) -> Result<Added, StoreError> {
+    fn add_record(
+        &self,
+        guards: &[LookupId],
+        now: u64,
+        record: &Record,
+        limits: Limits,
+    ) -> Result<Added, StoreError> {
         let (guards, record) = (guards.to_vec(), record.clone());
         self.writer.write(move |tx, _| {
             if let Some(dead) = first_dead(tx, &guards, now)? {
                 return Ok(Added::Dead(dead));
             }
-            insert_record(tx, &record)?;
+            if let Some(own) = record.own() {
+                let more = Usage { membranes: 0, capabilities: 1 };
+                if let Some(limit) = counts::full(tx, own.tenant, limits, more, now)? {
+                    return Ok(Added::Full(limit));
+                }
+            }
+            insert_counted_record(tx, &record)?;
             Ok(Added::Yes)
         })
     }
@@ -188,14 +212,8 @@ impl Store for SqliteStore {
         })
     }
 
-    fn count_membranes(&self, tenant: Uid, most: u64) -> Result<u64, StoreError> {
-        self.read(|tx| {
-            let sql =
-                "SELECT count(*) FROM (SELECT 1 FROM membranes WHERE tenant = ?1 AND gone = 0 LIMIT ?2)";
-            let count: i64 =
-                tx.prepare_cached(sql)?.query_row(params![tenant.0, number(most)], |row| row.get(0))?;
-            super::rows::time(count)
-        })
+    fn usage(&self, tenant: Uid, now: u64) -> Result<Usage, StoreError> {
+        self.read(|tx| counts::usage(tx, tenant, now))
     }
 
     fn tenants(&self) -> Result<Vec<Tenant>, StoreError> {
@@ -283,7 +301,7 @@ impl Store for SqliteStore {
             for record in batch {
                 let found = with_dead_units(tx, record)?;
                 if found.is_expired(now) || (found.record.kind == Kind::Grant && !found.dead.is_empty()) {
-                    dead.push(found.record.lookup);
+                    dead.push((found.record.lookup, found.record.own()));
                 }
             }
             Ok((dead, next))
@@ -292,7 +310,12 @@ impl Store for SqliteStore {
         if !dead.is_empty() {
             self.writer.write(move |tx, _| {
                 let mut statement = tx.prepare_cached("DELETE FROM records WHERE lookup = ?1")?;
-                dead.iter().try_for_each(|lookup| statement.execute(params![lookup.0]).map(|_| ()))?;
+                for (lookup, own) in dead {
+                    // Another process may have been here meanwhile.
+                    if statement.execute(params![lookup.0])? > 0 {
+                        counts::removed(tx, own)?;
+                    }
+                }
                 Ok(())
             })?;
         }
@@ -447,6 +470,11 @@ fn insert_record(tx: &Connection, record: &Record) -> Result<(), StoreError> {
     Ok(())
 }
 
+fn insert_counted_record(tx: &Connection, record: &Record) -> Result<(), StoreError> {
+    insert_record(tx, record)?;
+    counts::record(tx, record)
+}
+
 fn revoke(tx: &Connection, log: &mut Vec<Entry>, unit: Unit, now: u64) -> Result<Revoked, StoreError> {
     match is_revoked(tx, blob(&unit))? {
         Some(true) => return Ok(Revoked::Already),
@@ -477,9 +505,18 @@ fn mark(tx: &Connection, unit: Unit, now: u64) -> Result<(), StoreError> {
     )?
     .execute(params![blob(&unit), number(now)])?;
     if let Unit::Uid(uid) = unit {
-        tx.prepare_cached("UPDATE membranes SET gone = 1, escrow = NULL WHERE uid = ?1")?
-            .execute(params![uid.0])?;
-        tx.prepare_cached("UPDATE tenants SET gone = 1 WHERE uid = ?1")?.execute(params![uid.0])?;
+        let tenant: Option<Vec<u8>> = tx
+            .prepare_cached(
+                "UPDATE membranes SET gone = 1, escrow = NULL WHERE uid = ?1 AND gone = 0 RETURNING tenant",
+            )?
+            .query_row(params![uid.0], |row| row.get(0))
+            .optional()?;
+        if let Some(tenant) = tenant {
+            counts::membrane_gone(tx, super::rows::uid(&tenant)?, uid)?;
+        }
+        if tx.prepare_cached("UPDATE tenants SET gone = 1 WHERE uid = ?1")?.execute(params![uid.0])? > 0 {
+            counts::tenant_gone(tx, uid)?;
+        }
     }
     Ok(())
 }

@@ -16,7 +16,9 @@ mod server;
 use capability::record::Kind;
 use capability::{LookupId, MembraneId, Uid, Unit, UnitPair, Units};
 use registry::store::postgres::{PostgresStore, PostgresUrl};
-use registry::store::{Added, Epoch, Membrane, NewMembrane, NewTenant, Record, Revoked, Store, StoreError};
+use registry::store::{
+    Added, Epoch, Limits, Membrane, NewMembrane, NewTenant, Record, Revoked, Store, StoreError,
+};
 use server::Server;
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -63,7 +65,7 @@ fn membrane(uid: u8, id: &str) -> NewMembrane {
 }
 
 fn add_membrane(store: &dyn Store, uid: u8, id: &str) -> Added {
-    store.add_membrane(&[LookupId([1; 32])], NOW, &membrane(uid, id)).unwrap()
+    store.add_membrane(&[LookupId([1; 32])], NOW, &membrane(uid, id), Limits::default()).unwrap()
 }
 
 fn revoke(store: &dyn Store, unit: u8) -> Revoked {
@@ -237,7 +239,7 @@ fn a_store_of_a_newer_program_is_refused() {
     let (url, dir) = (Server::shared().schema(), tempfile::tempdir().unwrap());
     drop(open(&server::parse(&url), dir.path(), "log", 1).unwrap());
     let schema = url.split("search_path%3D").nth(1).unwrap();
-    Server::shared().sql(schema, "UPDATE version SET version = 2");
+    Server::shared().sql(schema, "UPDATE version SET version = 3");
     let error = open(&server::parse(&url), dir.path(), "log", 1).map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("use the newer program"), "{error}");
 }

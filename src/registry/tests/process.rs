@@ -368,7 +368,7 @@ fn who_did_what_is_written_down_without_a_secret_and_tenants_have_limits() {
     ]))
     .unwrap();
     let server = serve_with(&dir, |command| {
-        command.args(["--audit", audit, "--max-membranes", "2"]);
+        command.args(["--audit", audit, "--max-membranes", "2", "--max-capabilities", "5"]);
     });
     let create = token(&tenant["create"]);
     let (_, made) = server.api("POST", "/", create, r#"{"id":"canary-one"}"#);
@@ -378,7 +378,14 @@ fn who_did_what_is_written_down_without_a_secret_and_tenants_have_limits() {
     assert_eq!((status, &refused["error"]), (403, &"Forbidden".into()));
     assert!(refused["message"].as_str().unwrap().contains("the tenant has 2 membranes"), "{refused}");
     let control = |name: &str| token(&made["capabilities"][name]);
-    let (_, minted) = server.api("POST", "/", control("export"), r#"{"uri":"https://canary.example/"}"#);
+    let grant = r#"{"uri":"https://canary.example/"}"#;
+    let (_, minted) = server.api("POST", "/", control("export"), grant);
+    let (status, refused) = server.api("POST", "/", control("export"), grant);
+    assert_eq!((status, &refused["error"]), (403, &"Forbidden".into()));
+    let what_to_do = refused["message"].as_str().unwrap();
+    assert!(what_to_do.contains("5 are the most") && what_to_do.contains("revoke membranes"), "{refused}");
+    let listed: Value = serde_json::from_str(&ok(&["tenant", "list", "--dir", &dir])).unwrap();
+    assert_eq!((&listed["membranes"], &listed["capabilities"]), (&2.into(), &5.into()), "{listed}");
     assert_eq!(server.api("DELETE", "/", control("revoke"), "").0, 202);
     assert_eq!(server.api("POST", "/", create, r#"{"id":"three"}"#).0, 201, "one was revoked");
     assert_eq!(server.api("POST", "/", "CPBLTY1-x", "").0, 401);
@@ -401,17 +408,18 @@ fn who_did_what_is_written_down_without_a_secret_and_tenants_have_limits() {
             ("create", 201),
             ("create", 403),
             ("export", 201),
+            ("export", 403),
             ("revoke", 202),
             ("create", 201),
             ("operator.revoke", 200)
         ]
     );
     assert!(
-        events[..8].iter().all(|event| event["tenant"] == events[0]["tenant"] && event["tenant"].is_string())
+        events[..9].iter().all(|event| event["tenant"] == events[0]["tenant"] && event["tenant"].is_string())
     );
-    assert_eq!(events[6]["membrane"], events[1]["membrane"]);
-    assert_eq!(events[6]["position"]["seq"], 1);
-    assert_eq!(events[8]["unit"], events[0]["tenant"]);
+    assert_eq!(events[7]["membrane"], events[1]["membrane"]);
+    assert_eq!(events[7]["position"]["seq"], 1);
+    assert_eq!(events[9]["unit"], events[0]["tenant"]);
     let lookup = capability::Token::parse(token(&minted["capability"]).as_bytes()).unwrap().lookup_id();
     assert_eq!(events[5]["capability"], lookup.to_string());
     assert!(events[5]["peer"].as_str().unwrap().starts_with("127.0.0.1:"));

@@ -10,6 +10,8 @@
     reason = "test code"
 )]
 
+#[path = "store/limits.rs"]
+mod limits;
 #[path = "common/postgres.rs"]
 mod postgres;
 
@@ -18,8 +20,8 @@ use capability::{LookupId, MembraneId, Uid, Unit, UnitPair, Units};
 use registry::store::postgres::PostgresStore;
 use registry::store::sqlite::SqliteStore;
 use registry::store::{
-    Added, Epoch, Event, Events, Loaded, Membrane, NewMembrane, NewTenant, Page, Position, Record, Revoked,
-    Rewrapped, Row, Store,
+    Added, Epoch, Event, Events, Limits, Loaded, Membrane, NewMembrane, NewTenant, Page, Position, Record,
+    Revoked, Rewrapped, Row, Store,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -114,10 +116,13 @@ fn what_was_added_is_there_after_opening_again() {
     each(|open| {
         let store = open(1);
         assert_eq!(store.add_tenant(&tenant(1, "acme")).unwrap(), Added::Yes);
-        assert_eq!(store.add_membrane(&guard(1), NOW, &membrane(1, 2, "m")).unwrap(), Added::Yes);
+        assert_eq!(
+            store.add_membrane(&guard(1), NOW, &membrane(1, 2, "m"), Limits::default()).unwrap(),
+            Added::Yes
+        );
         let units = Units::join(pair(1, Some(2)), &[&Units::own(pair(1, None))]).unwrap();
         let grant = record(3, Kind::Grant, &units, Some(NOW + 5));
-        assert_eq!(store.add_record(&guard(2), NOW, &grant).unwrap(), Added::Yes);
+        assert_eq!(store.add_record(&guard(2), NOW, &grant, Limits::default()).unwrap(), Added::Yes);
         drop(store);
         let store = open(9);
         let (found, as_of) = store.find(LookupId([3; 32])).unwrap();
@@ -138,19 +143,37 @@ fn ids_stand_for_one_thing_at_a_time() {
         assert_eq!(store.add_tenant(&tenant(1, "acme")).unwrap(), Added::Yes);
         assert_eq!(store.add_tenant(&tenant(2, "acme")).unwrap(), Added::Taken);
         assert_eq!(store.add_tenant(&tenant(2, "other")).unwrap(), Added::Yes);
-        assert_eq!(store.add_membrane(&guard(1), NOW, &membrane(1, 3, "m")).unwrap(), Added::Yes);
-        assert_eq!(store.add_membrane(&guard(1), NOW, &membrane(1, 4, "m")).unwrap(), Added::Taken);
-        assert_eq!(store.add_membrane(&guard(2), NOW, &membrane(2, 4, "m")).unwrap(), Added::Yes);
+        assert_eq!(
+            store.add_membrane(&guard(1), NOW, &membrane(1, 3, "m"), Limits::default()).unwrap(),
+            Added::Yes
+        );
+        assert_eq!(
+            store.add_membrane(&guard(1), NOW, &membrane(1, 4, "m"), Limits::default()).unwrap(),
+            Added::Taken
+        );
+        assert_eq!(
+            store.add_membrane(&guard(2), NOW, &membrane(2, 4, "m"), Limits::default()).unwrap(),
+            Added::Yes
+        );
         assert!(matches!(revoke(&*store, 3), Revoked::Now(_)));
-        assert_eq!(store.add_membrane(&guard(1), NOW, &membrane(1, 5, "m")).unwrap(), Added::Yes);
+        assert_eq!(
+            store.add_membrane(&guard(1), NOW, &membrane(1, 5, "m"), Limits::default()).unwrap(),
+            Added::Yes
+        );
         assert!(matches!(revoke(&*store, 1), Revoked::Now(_)));
         assert_eq!(store.add_tenant(&tenant(6, "acme")).unwrap(), Added::Yes);
         // What expired frees its id too, and is revoked before it does.
         let mut short = membrane(2, 7, "short");
         short.membrane.expires_at = Some(NOW + 1);
-        assert_eq!(store.add_membrane(&guard(2), NOW, &short).unwrap(), Added::Yes);
-        assert_eq!(store.add_membrane(&guard(2), NOW, &membrane(2, 8, "short")).unwrap(), Added::Taken);
-        assert_eq!(store.add_membrane(&guard(2), NOW + 1, &membrane(2, 8, "short")).unwrap(), Added::Yes);
+        assert_eq!(store.add_membrane(&guard(2), NOW, &short, Limits::default()).unwrap(), Added::Yes);
+        assert_eq!(
+            store.add_membrane(&guard(2), NOW, &membrane(2, 8, "short"), Limits::default()).unwrap(),
+            Added::Taken
+        );
+        assert_eq!(
+            store.add_membrane(&guard(2), NOW + 1, &membrane(2, 8, "short"), Limits::default()).unwrap(),
+            Added::Yes
+        );
         assert_eq!(revoke(&*store, 7), Revoked::Already);
     });
 }
@@ -160,14 +183,17 @@ fn guards_that_are_not_alive_let_nothing_in() {
     each(|open| {
         let store = open(1);
         let _ = store.add_tenant(&tenant(1, "acme")).unwrap();
-        let _ = store.add_membrane(&guard(1), NOW, &membrane(1, 2, "m")).unwrap();
+        let _ = store.add_membrane(&guard(1), NOW, &membrane(1, 2, "m"), Limits::default()).unwrap();
         let units = Units::own(pair(1, Some(2)));
         let expiring = record(3, Kind::Control, &units, Some(NOW + 1));
-        assert_eq!(store.add_record(&guard(2), NOW, &expiring).unwrap(), Added::Yes);
+        assert_eq!(store.add_record(&guard(2), NOW, &expiring, Limits::default()).unwrap(), Added::Yes);
         let new = record(4, Kind::Grant, &units, None);
         let refused = |guards: &[LookupId], now, dead: u8| {
-            assert_eq!(store.add_record(guards, now, &new).unwrap(), Added::Dead(LookupId([dead; 32])));
-            let added = store.add_membrane(guards, now, &membrane(1, 9, "n")).unwrap();
+            assert_eq!(
+                store.add_record(guards, now, &new, Limits::default()).unwrap(),
+                Added::Dead(LookupId([dead; 32]))
+            );
+            let added = store.add_membrane(guards, now, &membrane(1, 9, "n"), Limits::default()).unwrap();
             assert_eq!(added, Added::Dead(LookupId([dead; 32])));
             assert_eq!(store.find(new.lookup).unwrap().0, None);
             assert!(!ids(&*store, 1, all()).contains(&"n".to_owned()));
@@ -192,11 +218,14 @@ fn an_error_leaves_nothing_half_written() {
             record(2, Kind::Control, &new.membrane.units, None),
             record(1, Kind::Control, &new.membrane.units, None),
         ];
-        assert!(store.add_membrane(&guard(1), NOW, &new).is_err());
+        assert!(store.add_membrane(&guard(1), NOW, &new, Limits::default()).is_err());
         assert_eq!(store.find(LookupId([2; 32])).unwrap().0, None);
         assert!(ids(&*store, 1, all()).is_empty());
         assert_eq!(revoke(&*store, 2), Revoked::Unknown);
-        assert_eq!(store.add_membrane(&guard(1), NOW, &membrane(1, 2, "m")).unwrap(), Added::Yes);
+        assert_eq!(
+            store.add_membrane(&guard(1), NOW, &membrane(1, 2, "m"), Limits::default()).unwrap(),
+            Added::Yes
+        );
     });
 }
 
@@ -206,7 +235,9 @@ fn missing_is_dead() {
         let store = open(1);
         let _ = store.add_tenant(&tenant(1, "acme")).unwrap();
         let units = Units::join(pair(1, None), &[&Units::own(pair(7, Some(8)))]).unwrap();
-        let _ = store.add_record(&guard(1), NOW, &record(2, Kind::Grant, &units, None)).unwrap();
+        let _ = store
+            .add_record(&guard(1), NOW, &record(2, Kind::Grant, &units, None), Limits::default())
+            .unwrap();
         let dead = store.find(LookupId([2; 32])).unwrap().0.unwrap().dead;
         assert_eq!(dead, [Unit::Uid(Uid([7; 16])), Unit::Uid(Uid([8; 16]))]);
     });
@@ -221,7 +252,12 @@ fn membranes_are_listed_by_the_bytes_of_their_ids() {
         let names = ["b", "B", "\u{e9}", "a b", "ab", "\u{1f980}", "\u{ffff}"];
         for (index, id) in names.iter().enumerate() {
             let _ = store
-                .add_membrane(&guard(1), NOW, &membrane(1, 10 + u8::try_from(index).unwrap(), id))
+                .add_membrane(
+                    &guard(1),
+                    NOW,
+                    &membrane(1, 10 + u8::try_from(index).unwrap(), id),
+                    Limits::default(),
+                )
                 .unwrap();
         }
         let mut sorted = names.to_vec();
@@ -253,7 +289,7 @@ fn listing_passes_over_many_that_are_dead() {
             let inherited: &[&Units] = if index < 599 { &[&delegation] } else { &[] };
             new.membrane.units = Units::join(own, inherited).unwrap();
             new.records.clear();
-            let _ = store.add_membrane(&guard(1), NOW, &new).unwrap();
+            let _ = store.add_membrane(&guard(1), NOW, &new, Limits::default()).unwrap();
         }
         let _ = revoke(&*store, 2);
         assert_eq!(ids(&*store, 1, Page { limit: 1, ..Page::default() }), ["0599"]);
@@ -267,7 +303,9 @@ fn the_feed_is_contiguous_and_in_the_order_of_commits() {
         let head = |seq| Position { epoch: Epoch([1; 16]), seq };
         let _ = store.add_tenant(&tenant(1, "acme")).unwrap();
         for uid in 10..60 {
-            let _ = store.add_membrane(&guard(1), NOW, &membrane(1, uid, &uid.to_string())).unwrap();
+            let _ = store
+                .add_membrane(&guard(1), NOW, &membrane(1, uid, &uid.to_string()), Limits::default())
+                .unwrap();
         }
         // Several writers at once.
         std::thread::scope(|scope| {
@@ -308,13 +346,26 @@ fn a_dead_control_revokes_nothing() {
         let store = open(1);
         assert!(store.add_tenant(&tenant(1, "one")).is_ok());
         let units = |membrane| Units::own(pair(1, Some(membrane)));
-        assert!(matches!(store.add_membrane(&guard(1), NOW, &membrane(1, 2, "two")).unwrap(), Added::Yes));
-        assert!(matches!(store.add_membrane(&guard(1), NOW, &membrane(1, 3, "three")).unwrap(), Added::Yes));
+        assert!(matches!(
+            store.add_membrane(&guard(1), NOW, &membrane(1, 2, "two"), Limits::default()).unwrap(),
+            Added::Yes
+        ));
+        assert!(matches!(
+            store.add_membrane(&guard(1), NOW, &membrane(1, 3, "three"), Limits::default()).unwrap(),
+            Added::Yes
+        ));
         // A control of membrane 2, delegated through membrane 3; and one that expires.
         let delegated = Units::join(pair(1, Some(3)), &[&units(2)]).unwrap();
         for (lookup, units, expires_at) in [(60, &delegated, None), (61, &units(2), Some(NOW + 10))] {
             assert!(matches!(
-                store.add_record(&guard(1), NOW, &record(lookup, Kind::Control, units, expires_at)).unwrap(),
+                store
+                    .add_record(
+                        &guard(1),
+                        NOW,
+                        &record(lookup, Kind::Control, units, expires_at),
+                        Limits::default()
+                    )
+                    .unwrap(),
                 Added::Yes
             ));
         }
@@ -335,13 +386,15 @@ fn clearing_up_removes_what_is_dead_for_ever_and_nothing_else() {
         let store = open(1);
         let _ = store.add_tenant(&tenant(1, "acme")).unwrap();
         for uid in [2, 3] {
-            let _ = store.add_membrane(&guard(1), NOW, &membrane(1, uid, &uid.to_string())).unwrap();
+            let _ = store
+                .add_membrane(&guard(1), NOW, &membrane(1, uid, &uid.to_string()), Limits::default())
+                .unwrap();
         }
         for (lookup, membrane, expires_at) in
             [(20, 2, None), (21, 2, Some(NOW + 9)), (30, 3, None), (31, 3, Some(NOW + 1))]
         {
             let grant = record(lookup, Kind::Grant, &Units::own(pair(1, Some(membrane))), expires_at);
-            assert_eq!(store.add_record(&guard(1), NOW, &grant).unwrap(), Added::Yes);
+            assert_eq!(store.add_record(&guard(1), NOW, &grant, Limits::default()).unwrap(), Added::Yes);
         }
         let _ = revoke(&*store, 2);
         let (mut after, mut removed, mut steps) = (None, 0, 0);
@@ -367,7 +420,7 @@ fn two_processes_see_each_other() {
     each(|open| {
         let (server, operator) = (open(1), open(2));
         let _ = server.add_tenant(&tenant(1, "acme")).unwrap();
-        let _ = server.add_membrane(&guard(1), NOW, &membrane(1, 2, "m")).unwrap();
+        let _ = server.add_membrane(&guard(1), NOW, &membrane(1, 2, "m"), Limits::default()).unwrap();
         assert!(is_alive(&*server, 2));
         assert!(matches!(revoke(&*operator, 2), Revoked::Now(_)));
         assert!(!is_alive(&*server, 2));
@@ -394,13 +447,15 @@ fn what_is_scanned_from_one_backend_is_loaded_into_any_other() {
         let _ = store.add_tenant(&tenant(1, "acme")).unwrap();
         let _ = store.add_tenant(&tenant(2, "gone")).unwrap();
         for uid in [3, 4, 5] {
-            let _ = store.add_membrane(&guard(1), NOW, &membrane(1, uid, &format!("m\u{e9} {uid}"))).unwrap();
+            let _ = store
+                .add_membrane(&guard(1), NOW, &membrane(1, uid, &format!("m\u{e9} {uid}")), Limits::default())
+                .unwrap();
         }
         let units = Units::join(pair(1, Some(3)), &[&Units::own(pair(1, Some(4)))]).unwrap();
         let units = units.re_exporting(LookupId([77; 32])).unwrap();
         for lookup in 100..160 {
             let grant = record(lookup, Kind::Grant, &units, Some(NOW + u64::from(lookup)));
-            assert_eq!(store.add_record(&guard(3), NOW, &grant).unwrap(), Added::Yes);
+            assert_eq!(store.add_record(&guard(3), NOW, &grant, Limits::default()).unwrap(), Added::Yes);
         }
         let _ = (revoke(&*store, 2), revoke(&*store, 5));
         let _ = store.revoke(None, Unit::Lookup(LookupId([101; 32])), NOW).unwrap();
@@ -436,7 +491,9 @@ fn outer_layers_are_exchanged_where_they_are_what_they_were() {
         let _ = store.add_tenant(&tenant(1, "acme")).unwrap();
         let units = Units::own(pair(1, None));
         for lookup in [10, 11] {
-            let _ = store.add_record(&guard(1), NOW, &record(lookup, Kind::Grant, &units, None)).unwrap();
+            let _ = store
+                .add_record(&guard(1), NOW, &record(lookup, Kind::Grant, &units, None), Limits::default())
+                .unwrap();
         }
         let change = |lookup: u8, before: u8| Rewrapped {
             lookup: LookupId([lookup; 32]),
@@ -459,7 +516,9 @@ fn an_older_copy_of_the_store_forgets_no_revocation() {
     let store = open(1);
     let _ = store.add_tenant(&tenant(1, "acme")).unwrap();
     for uid in [2, 3, 4] {
-        let _ = store.add_membrane(&guard(1), NOW, &membrane(1, uid, &uid.to_string())).unwrap();
+        let _ = store
+            .add_membrane(&guard(1), NOW, &membrane(1, uid, &uid.to_string()), Limits::default())
+            .unwrap();
     }
     let _ = revoke(&store, 2);
     rusqlite::Connection::open(&live).unwrap().execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
@@ -508,7 +567,7 @@ fn a_store_of_a_newer_program_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (db, log) = (dir.path().join("registry.db"), dir.path().join("revocations.log"));
     drop(SqliteStore::open(&db, &log, Epoch([1; 16])).unwrap());
-    rusqlite::Connection::open(&db).unwrap().pragma_update(None, "user_version", 3).unwrap();
+    rusqlite::Connection::open(&db).unwrap().pragma_update(None, "user_version", 4).unwrap();
     let error = SqliteStore::open(&db, &log, Epoch([1; 16])).map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("use the newer program"), "{error}");
 }
@@ -519,7 +578,8 @@ fn an_older_store_is_brought_up_to_date() {
     let (db, log) = (dir.path().join("registry.db"), dir.path().join("revocations.log"));
     let before = SqliteStore::open(&db, &log, Epoch([1; 16])).unwrap().head().unwrap();
     // As version 1 left it.
-    let old = "DROP TABLE watchers; PRAGMA user_version = 1;";
+    let old =
+        "DROP TABLE counted; DROP INDEX membranes_by_expiry; DROP TABLE watchers; PRAGMA user_version = 1;";
     rusqlite::Connection::open(&db).unwrap().execute_batch(old).unwrap();
     let store = SqliteStore::open(&db, &log, Epoch([2; 16])).unwrap();
     assert_eq!(store.head().unwrap(), before);

@@ -1,12 +1,12 @@
 //! What is asked of the server, each inside a transaction that somebody else began.
 
-use super::{Fail, rows};
+use super::{Fail, counts, rows};
 use crate::store::rows::{blob, number};
 use crate::store::{
     Added, Event, Events, Found, Membrane, NewMembrane, NewTenant, Page, Position, Record, Rewrapped, Tenant,
     Watching,
 };
-use capability::{LookupId, Uid, Unit, Units};
+use capability::{LookupId, Uid, Unit, UnitPair, Units};
 use deadpool_postgres::ClientWrapper;
 use std::collections::HashMap;
 use tokio_postgres::Row;
@@ -130,7 +130,18 @@ pub(super) async fn insert_membrane(tx: &ClientWrapper, new: &NewMembrane) -> Re
     for record in &new.records {
         insert_record(tx, record).await?;
     }
-    Ok(())
+    let mut changes = counts::Changes::default();
+    changes.membranes(new.membrane.tenant, 1);
+    changes.records(&new.records);
+    changes.write(tx).await
+}
+
+pub(super) async fn insert_counted_record(tx: &ClientWrapper, record: &Record) -> Result<(), Fail> {
+    let mut changes = counts::Changes::default();
+    changes.records([record]);
+    // In one go. What is counted last is waited for the shortest.
+    let (inserted, counted) = tokio::join!(biased; insert_record(tx, record), changes.write(tx));
+    inserted.and(counted)
 }
 
 pub(super) async fn insert_membrane_row(tx: &ClientWrapper, membrane: &Membrane) -> Result<(), Fail> {
@@ -208,14 +219,6 @@ pub(super) async fn membranes(
     }
 }
 
-pub(super) async fn count_membranes(tx: &ClientWrapper, tenant: Uid, most: u64) -> Result<u64, Fail> {
-    let sql =
-        "SELECT count(*) FROM (SELECT 1 FROM membranes WHERE tenant = $1 AND NOT gone LIMIT $2) AS counted";
-    let statement = tx.prepare_cached(sql).await?;
-    let row = tx.query_one(&statement, &[&&tenant.0[..], &number(most)]).await?;
-    Ok(crate::store::rows::time(row.try_get(0)?)?)
-}
-
 pub(super) async fn tenants(tx: &ClientWrapper) -> Result<Vec<Tenant>, Fail> {
     let rows = query(tx, "SELECT uid, id, created_at FROM tenants WHERE NOT gone ORDER BY id", &[]).await?;
     rows.iter().map(rows::tenant).collect()
@@ -270,10 +273,18 @@ pub(super) async fn records(
     query(tx, &sql, &[&after, &limit]).await?.iter().map(|row| rows::record(row, 0)).collect()
 }
 
-pub(super) async fn delete_records(tx: &ClientWrapper, dead: &[LookupId]) -> Result<(), Fail> {
-    let dead: Vec<&[u8]> = dead.iter().map(|lookup| &lookup.0[..]).collect();
-    execute(tx, "DELETE FROM records WHERE lookup = ANY($1)", &[&dead]).await?;
-    Ok(())
+pub(super) async fn delete_records(tx: &ClientWrapper, dead: &[(LookupId, UnitPair)]) -> Result<(), Fail> {
+    let own: Vec<UnitPair> = dead.iter().map(|(_, own)| *own).collect();
+    counts::lock(tx, &own).await?;
+    let lookups: Vec<&[u8]> = dead.iter().map(|(lookup, _)| &lookup.0[..]).collect();
+    // Another process may have been here meanwhile.
+    let sql = "DELETE FROM records WHERE lookup = ANY($1) RETURNING lookup";
+    let mut removed = Vec::new();
+    for row in query(tx, sql, &[&lookups]).await? {
+        let lookup: &[u8] = row.try_get(0)?;
+        removed.extend(dead.iter().filter(|(dead, _)| dead.0 == lookup).map(|(_, own)| *own));
+    }
+    counts::removed(tx, &removed).await
 }
 
 pub(super) async fn rewrap(tx: &ClientWrapper, records: &[Rewrapped]) -> Result<usize, Fail> {

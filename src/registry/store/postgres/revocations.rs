@@ -1,9 +1,9 @@
 //! Revoking, and the log that remembers what a server may have lost.
 
 use super::queries::{execute, query};
-use super::{Fail, PostgresStore, connect, rows};
+use super::{Fail, PostgresStore, connect, counts, rows};
 use crate::revocation_log::{Entry, RevocationLog};
-use crate::store::rows::{blob, number};
+use crate::store::rows::{self as raw, blob, number};
 use crate::store::{EVENTS_KEPT, Epoch, Events, Position, Revoked, StoreError};
 use capability::Unit;
 use deadpool_postgres::ClientWrapper;
@@ -192,8 +192,15 @@ async fn mark(tx: &ClientWrapper, unit: Unit, now: u64) -> Result<u64, Fail> {
     let sql = "UPDATE units SET revoked_at = $2 WHERE unit = $1 AND revoked_at IS NULL";
     let marked = execute(tx, sql, &[&blob(&unit), &number(now)]).await?;
     if let Unit::Uid(uid) = unit {
-        execute(tx, "UPDATE membranes SET gone = TRUE, escrow = NULL WHERE uid = $1", &[&&uid.0[..]]).await?;
-        execute(tx, "UPDATE tenants SET gone = TRUE WHERE uid = $1", &[&&uid.0[..]]).await?;
+        let sql =
+            "UPDATE membranes SET gone = TRUE, escrow = NULL WHERE uid = $1 AND NOT gone RETURNING tenant";
+        if let Some(row) = query(tx, sql, &[&&uid.0[..]]).await?.first() {
+            counts::membrane_gone(tx, raw::uid(row.try_get(0)?)?, uid).await?;
+        }
+        let sql = "UPDATE tenants SET gone = TRUE WHERE uid = $1 AND NOT gone";
+        if execute(tx, sql, &[&&uid.0[..]]).await? > 0 {
+            counts::tenant_gone(tx, uid).await?;
+        }
     }
     Ok(marked)
 }

@@ -1,11 +1,11 @@
 //! The tables, and how an older store is brought up to date.
 
-use super::{Fail, connect};
+use super::{Fail, connect, counts};
 use crate::store::{Epoch, StoreError};
 use tokio_postgres::Client;
 
 /// The version that this program writes, kept in the table `version`.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 /// Two programs that begin at once make the tables one after the other. An arbitrary number of ours.
 const LOCK: i64 = 0x6d65_6d62_7261_6e65;
 
@@ -53,6 +53,18 @@ CREATE INDEX watchers_by_until ON watchers (until);
 INSERT INTO version (version) VALUES (1);
 "#;
 
+/// Since version 2. `unit` is a tenant's or a membrane's uid (`super::counts`).
+const COUNTED: &str = "
+CREATE TABLE counted (
+    unit BYTEA,
+    slot BIGINT,
+    membranes BIGINT NOT NULL,
+    capabilities BIGINT NOT NULL,
+    PRIMARY KEY (unit, slot)
+) WITH (fillfactor = 50);
+CREATE INDEX membranes_by_expiry ON membranes (tenant, expires_at) WHERE NOT gone AND expires_at IS NOT NULL;
+";
+
 /// Makes the tables of a new store. A store of a newer program is refused rather than misread.
 pub(super) async fn bring_up_to_date(client: &mut Client, fresh: Epoch) -> Result<(), Fail> {
     let system = connect::system(client).await?;
@@ -66,8 +78,18 @@ pub(super) async fn bring_up_to_date(client: &mut Client, fresh: Epoch) -> Resul
         tx.execute(first, &[&&fresh.0[..], &stamp]).await?;
     }
     let found: i64 = tx.query_one("SELECT version FROM version", &[]).await?.try_get(0)?;
-    if found != VERSION {
+    if !(1..=VERSION).contains(&found) {
         return Err(StoreError::Newer { found, known: VERSION }.into());
+    }
+    if found < 2 {
+        // Counting a million records takes longer than a statement of a session otherwise may.
+        tx.batch_execute("SET LOCAL statement_timeout = 0").await?;
+        tx.batch_execute("LOCK TABLE tenants, membranes, records IN SHARE ROW EXCLUSIVE MODE").await?;
+        tx.batch_execute(COUNTED).await?;
+        tx.batch_execute(counts::ALL).await?;
+    }
+    if found < VERSION {
+        tx.execute("UPDATE version SET version = $1", &[&VERSION]).await?;
     }
     Ok(tx.commit().await?)
 }

@@ -1,7 +1,7 @@
 //! The store as a whole: every row out, every row in. By cursors and batches, so that memory does not grow with it.
 
 use super::queries::{self, execute, query};
-use super::{Fail, rows};
+use super::{Fail, counts, rows};
 use crate::revocation_log::Entry;
 use crate::store::rows::{self as raw, blob, number};
 use crate::store::{Epoch, Loaded, Position, Row, Rows, StoreError};
@@ -69,6 +69,7 @@ pub(super) async fn load(
         insert(tx, &mut head, log, &row?).await?;
         count += 1;
     }
+    tx.batch_execute(counts::ALL).await?;
     execute(tx, "DELETE FROM events", &[]).await?;
     execute(tx, "UPDATE head SET epoch = $1, seq = $2", &[&&head.epoch.0[..], &number(head.seq)]).await?;
     log.push(Entry { position: head, unit: None });

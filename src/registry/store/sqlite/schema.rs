@@ -4,7 +4,7 @@ use crate::store::{Epoch, StoreError};
 use rusqlite::{Connection, Transaction, params};
 
 /// The version that this program writes, kept in `user_version`.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 // Ids are compared bytewise: SQLite's default collation (BINARY) does that. `units` is as `capability::Units` writes it,
 // bound by its seal. A membrane or tenant that is gone stays as a tombstone: its uid is never used again, its id may be.
@@ -46,6 +46,16 @@ CREATE TABLE watchers (watcher BLOB PRIMARY KEY NOT NULL, lease INTEGER NOT NULL
 CREATE INDEX watchers_by_until ON watchers (until);
 ";
 
+/// Since version 3. `unit` is a tenant's or a membrane's uid (`super::counts`).
+const COUNTED: &str = "
+CREATE TABLE counted (
+    unit BLOB PRIMARY KEY NOT NULL,
+    membranes INTEGER NOT NULL,
+    capabilities INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX membranes_by_expiry ON membranes (tenant, expires_at) WHERE gone = 0 AND expires_at IS NOT NULL;
+";
+
 /// Makes the tables of a new store. A store of a newer program is refused rather than misread. `true`: it is an older one that did not
 /// note who follows the feed.
 pub(super) fn bring_up_to_date(tx: &Transaction<'_>, fresh: Epoch) -> Result<bool, StoreError> {
@@ -54,15 +64,20 @@ pub(super) fn bring_up_to_date(tx: &Transaction<'_>, fresh: Epoch) -> Result<boo
         tx.execute_batch(FIRST)?;
         tx.execute("INSERT INTO head (only, epoch, seq) VALUES (1, ?1, 0)", params![fresh.0])?;
     }
-    match found {
-        VERSION => Ok(false),
-        0 | 1 => {
-            tx.execute_batch(WATCHERS)?;
-            tx.pragma_update(None, "user_version", VERSION)?;
-            Ok(found == 1)
-        }
-        _ => Err(StoreError::Newer { found, known: VERSION }),
+    if !(0..=VERSION).contains(&found) {
+        return Err(StoreError::Newer { found, known: VERSION });
     }
+    if found < 2 {
+        tx.execute_batch(WATCHERS)?;
+    }
+    if found < 3 {
+        tx.execute_batch(COUNTED)?;
+        super::counts::all(tx)?;
+    }
+    if found < VERSION {
+        tx.pragma_update(None, "user_version", VERSION)?;
+    }
+    Ok(found == 1)
 }
 
 /// Refuses a store that this program does not know.

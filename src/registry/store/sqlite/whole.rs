@@ -58,6 +58,7 @@ pub(super) fn load(
         insert(tx, &mut head, log, &row?)?;
         count += 1;
     }
+    super::counts::all(tx)?;
     super::set_head(tx, head)?;
     tx.execute("DELETE FROM events", [])?;
     log.push(Entry { position: head, unit: None });

@@ -1,9 +1,10 @@
 //! A store that counts how often the feed reads it.
 
 use capability::{LookupId, Uid, Unit};
+use registry::registry::Limits;
 use registry::store::{
     Added, Collected, Epoch, Events, Found, Loaded, Membrane, NewMembrane, NewTenant, Page, Position, Record,
-    Revoked, Rewrapped, Row, Rows, Store, StoreError, Tenant, Watching,
+    Revoked, Rewrapped, Row, Rows, Store, StoreError, Tenant, Usage, Watching,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -23,20 +24,32 @@ impl Store for Counted {
         self.inner.add_tenant(tenant)
     }
 
-    fn add_membrane(&self, guards: &[LookupId], now: u64, new: &NewMembrane) -> Result<Added, StoreError> {
-        self.inner.add_membrane(guards, now, new)
+    fn add_membrane(
+        &self,
+        guards: &[LookupId],
+        now: u64,
+        new: &NewMembrane,
+        limits: Limits,
+    ) -> Result<Added, StoreError> {
+        self.inner.add_membrane(guards, now, new, limits)
     }
 
-    fn add_record(&self, guards: &[LookupId], now: u64, record: &Record) -> Result<Added, StoreError> {
-        self.inner.add_record(guards, now, record)
+    fn add_record(
+        &self,
+        guards: &[LookupId],
+        now: u64,
+        record: &Record,
+        limits: Limits,
+    ) -> Result<Added, StoreError> {
+        self.inner.add_record(guards, now, record, limits)
     }
 
     fn membranes(&self, tenant: Uid, now: u64, page: &Page) -> Result<Vec<Membrane>, StoreError> {
         self.inner.membranes(tenant, now, page)
     }
 
-    fn count_membranes(&self, tenant: Uid, most: u64) -> Result<u64, StoreError> {
-        self.inner.count_membranes(tenant, most)
+    fn usage(&self, tenant: Uid, now: u64) -> Result<Usage, StoreError> {
+        self.inner.usage(tenant, now)
     }
 
     fn tenants(&self) -> Result<Vec<Tenant>, StoreError> {
