@@ -50,9 +50,13 @@ fn no_route_leads_to_the_lookups() {
 fn every_route_is_guarded() {
     let text = local();
     let count = |part: &str| text.matches(part).count();
-    assert_eq!(count("\n                route: "), count("name: x-membrane-route"));
-    assert_eq!(count("\n                route: "), count("request_headers_to_remove: [x-membrane-route"));
-    assert_eq!(count("retry_policy"), 0);
+    assert_eq!(count("\n                route:"), count("name: x-membrane-route"));
+    assert_eq!(count("\n                route:"), count("request_headers_to_remove: [x-membrane-route"));
+    // Controls alone are asked again, and only where nobody has received them.
+    assert_eq!(count("retry_policy:"), 1);
+    let control = text.split_once("- name: control\n").unwrap().1.split_once("- name: aws\n").unwrap().0;
+    assert!(control.contains("cluster: membrane_control\n"), "{control}");
+    assert!(control.contains("retry_on: connect-failure,refused-stream,reset-before-request\n"), "{control}");
 }
 
 #[test]

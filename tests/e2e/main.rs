@@ -23,6 +23,7 @@ mod operator;
 mod outage;
 mod paging;
 mod pinned_bodies;
+mod replicas;
 mod requesters;
 mod restart;
 mod revocation;
