@@ -17,7 +17,7 @@ use crate::pairs::{self, Pairs};
 use crate::records::Records;
 use crate::reply::Reply;
 use crate::stats::{CACHE_ENTRIES, Counter, FEED_AGE, LOOKUP_TIME};
-use crate::worker::{CallId, ContextId, Host, TICK, Worker};
+use crate::worker::{Again, CallId, ContextId, Host, TICK, Worker};
 use core::cell::{Cell, RefCell};
 use core::ops::Range;
 use core::time::Duration;
@@ -129,6 +129,10 @@ fn metrics() -> &'static Metrics {
 
 /// How long the wall clock is reckoned from the monotonic one before it is read again: a tick reads it too, so that it is
 /// mostly read there.
+/// A lookup whose replica died is asked of another one; of two that are up and down, four in a row rarely meet the one that is down, and Envoy soon
+/// leaves that one alone. Not after 503: who is busy gets no more to do.
+const RETRY_ON: &str = "connect-failure,refused-stream,reset";
+const MAX_RETRIES: &str = "3";
 const WALL_CLOCK_GOOD_FOR: Duration = Duration::from_millis(500);
 
 // The adapter is where the clock is read; everything else takes the time as a parameter.
@@ -227,7 +231,14 @@ impl Host for Envoy {
         }
     }
 
-    fn get(&mut self, cluster: &str, authority: &str, path: &str, timeout: Duration) -> Option<CallId> {
+    fn get(
+        &mut self,
+        cluster: &str,
+        authority: &str,
+        path: &str,
+        timeout: Duration,
+        again: Again,
+    ) -> Option<CallId> {
         // A call belongs to the context that makes it and dies with it; the worker's must outlive the request that asked first.
         if !self.act_on(self.root) {
             return None;
@@ -239,8 +250,15 @@ impl Host for Envoy {
             (":path", path),
             ("accept", "application/json"),
         ];
-        let headers =
-            pairs::encode(headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()))).ok()?;
+        // A callout follows no route that could have a retry policy. Envoy's router obeys these all the same, and takes them off.
+        let retry: &[(&str, &str)] = match again {
+            Again::Yes => &[("x-envoy-retry-on", RETRY_ON), ("x-envoy-max-retries", MAX_RETRIES)],
+            Again::No => &[],
+        };
+        let headers = pairs::encode(
+            headers.iter().chain(retry).map(|(name, value)| (name.as_bytes(), value.as_bytes())),
+        )
+        .ok()?;
         abi::http_call(cluster, &headers, u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX))
     }
 

@@ -44,6 +44,15 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// its client is very slow, or Envoy was not told to call us.
 const FIRST_BYTE: Duration = Duration::from_secs(15);
 
+/// Whether Envoy asks another host of the cluster, within the same time, where one has died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    /// It does: the question may be asked twice, and its answer takes no time.
+    Yes,
+    /// It does not: the answer may be held back for nearly as long as there is time.
+    No,
+}
+
 /// What the filter asks of the proxy it runs in.
 pub trait Host {
     /// The time, by both clocks.
@@ -67,7 +76,14 @@ pub trait Host {
     /// Lets a held request go on.
     fn resume(&mut self, context: ContextId);
     /// Asks `cluster`; the answer comes to [`Worker::on_answer`]. `None`: it could not even be sent.
-    fn get(&mut self, cluster: &str, authority: &str, path: &str, timeout: Duration) -> Option<CallId>;
+    fn get(
+        &mut self,
+        cluster: &str,
+        authority: &str,
+        path: &str,
+        timeout: Duration,
+        again: Again,
+    ) -> Option<CallId>;
     /// Reads shared data.
     fn shared(&mut self, key: &str) -> Option<Vec<u8>>;
     /// Writes shared data.

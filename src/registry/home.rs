@@ -13,14 +13,14 @@ use crate::store::{Epoch, Store, StoreError};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as B64;
 use capability::Authority;
-use capability::record::{Kek, Keks};
+use capability::record::Keks;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 /// The SAN by which a gateway's client certificate is known, unless told otherwise.
 pub const GATEWAY_SAN: &str = "membrane-gateway";
@@ -355,21 +355,8 @@ impl Home {
             KekSource::File(path) => path.clone(),
             KekSource::Command(_) => PathBuf::from("the output of the command of --kek"),
         };
-        let text = self.kek.read()?;
-        let parse = |line: &[u8]| {
-            let mut bytes = [0; 32];
-            let read = B64.decode_slice(line, &mut bytes);
-            let kek = matches!(read, Ok(32)).then(|| Kek::new(&mut bytes));
-            bytes.zeroize();
-            kek.ok_or(HomeError::Content {
-                path: path.clone(),
-                what: "each line must be 32 bytes in base64url",
-            })
-        };
-        let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
-        let mut keks = lines.map(parse);
-        let first = keks.next().ok_or(HomeError::Content { path: path.clone(), what: "holds no key" })??;
-        Ok(Keks::new(first, keks.collect::<Result<_, _>>()?))
+        let what = "must hold keys alone: one a line, 32 bytes in base64url without padding";
+        Keks::parse(&self.kek.read()?).ok_or(HomeError::Content { path, what })
     }
 
     fn exists(&self, path: &Path) -> Result<bool, HomeError> {

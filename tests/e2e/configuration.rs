@@ -28,6 +28,16 @@ fn the_filter_knows_which_envoy_it_is_in() {
     assert!(log.contains(&format!("is configured, in Envoy {minor}")), "Envoy {version}");
 }
 
+/// Controls alone are asked again, and only where nobody has received them.
+#[test]
+fn controls_are_asked_again_where_nobody_received_them() {
+    let text = std::fs::read_to_string(harness::repository().join("envoy/local.yaml")).unwrap();
+    assert_eq!(text.matches("retry_policy:").count(), 1);
+    let control = text.split_once("- name: control\n").unwrap().1.split_once("- name: aws\n").unwrap().0;
+    assert!(control.contains("cluster: membrane_control\n"), "{control}");
+    assert!(control.contains("retry_on: connect-failure,refused-stream,reset-before-request\n"), "{control}");
+}
+
 #[test]
 fn the_access_log_has_no_authorization_and_no_path() {
     let gateway = shared();

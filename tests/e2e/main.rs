@@ -31,6 +31,7 @@ mod paging;
 mod pinned_bodies;
 mod production;
 mod reload;
+mod replicas;
 mod requesters;
 mod restart;
 mod revocation;

@@ -114,7 +114,7 @@ pub fn with_settings(config: String, settings: &str) -> Outcome<String> {
 }
 
 /// The same, with the cluster of AWS at that port of loopback.
-fn with_upstream(config: String, port: u16) -> Outcome<String> {
+pub(crate) fn with_upstream(config: String, port: u16) -> Outcome<String> {
     let changed = || {
         let (before, cluster) = config.split_once("  - name: local_aws\n")?;
         let (head, rest) = cluster.split_once("port_value: ")?;
@@ -125,13 +125,13 @@ fn with_upstream(config: String, port: u16) -> Outcome<String> {
 }
 
 /// Answers every request that has no body with 200, and keeps nothing.
-struct Sink {
-    port: Port,
+pub(crate) struct Sink {
+    pub(crate) port: Port,
     ending: Arc<AtomicBool>,
 }
 
 impl Sink {
-    fn start() -> Outcome<Self> {
+    pub(crate) fn start() -> Outcome<Self> {
         let port = Port::free()?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port.number()))
             .while_(|| format!("listening on {}", port.number()))?;

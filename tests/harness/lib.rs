@@ -26,6 +26,7 @@ pub mod ports;
 pub mod prepare;
 pub mod process;
 pub mod registry;
+pub mod replicas;
 pub mod s3;
 pub mod slow_proxy;
 pub mod tls_front;

@@ -14,7 +14,7 @@ use membrane_filter::pairs::{self, Pairs};
 use membrane_filter::records::Records;
 use membrane_filter::reply::Reply;
 use membrane_filter::stats::Counter;
-use membrane_filter::worker::TICK;
+use membrane_filter::worker::{Again, TICK};
 use membrane_filter::{Host, Worker};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
@@ -107,7 +107,14 @@ impl Host for Envoy {
 
     fn resume(&mut self, _context: u32) {}
 
-    fn get(&mut self, _cluster: &str, _authority: &str, path: &str, timeout: Duration) -> Option<u32> {
+    fn get(
+        &mut self,
+        _cluster: &str,
+        _authority: &str,
+        path: &str,
+        timeout: Duration,
+        _again: Again,
+    ) -> Option<u32> {
         self.next_call += 1;
         self.outbox.push(Call { id: self.next_call, path: path.to_owned(), timeout });
         Some(self.next_call)

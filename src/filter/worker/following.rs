@@ -1,6 +1,6 @@
 //! Following the revocation feed: asking, and dropping what was revoked.
 
-use super::{Call, FIRST_PAUSE, Host, Poll, Worker};
+use super::{Again, Call, FIRST_PAUSE, Host, Poll, Worker};
 use crate::feed::{Change, Now};
 use crate::stats::Counter;
 use crate::warnings::Warning;
@@ -14,7 +14,7 @@ impl Worker {
     pub(super) fn ask_feed(&mut self, host: &mut impl Host, now: Now, pause: Duration) {
         let Some(registry) = &self.config.registry else { return };
         let timeout = self.feed.hold() + registry.timeout;
-        match host.get(&registry.cluster, &registry.authority, &self.feed.path(&now), timeout) {
+        match host.get(&registry.cluster, &registry.authority, &self.feed.path(&now), timeout, Again::No) {
             Some(call) => {
                 self.calls.insert(call, Call::Feed);
                 self.poll = Poll::Asked { at: now, pause };

@@ -1,6 +1,6 @@
 //! Asking what a bearer stands for: shared data first, then the registry, one call in flight however many requests wait.
 
-use super::{Call, ContextId, Host, Life, Pending, Worker};
+use super::{Again, Call, ContextId, Host, Life, Pending, Worker};
 use crate::cache::Cached;
 use crate::exchange::{Proof, Stage};
 use crate::feed::{Now, Verdict};
@@ -93,7 +93,7 @@ impl Worker {
     ) -> Result<(), Pending> {
         let Some(registry) = &self.config.registry else { return Err(pending) };
         let path = format!("/v1/records/{lookup}?{}", self.feed.reader(self.answers_admit_for()));
-        match host.get(&registry.cluster, &registry.authority, &path, registry.timeout) {
+        match host.get(&registry.cluster, &registry.authority, &path, registry.timeout, Again::Yes) {
             Some(call) => {
                 self.calls.insert(call, Call::Lookup(lookup));
                 self.pending.insert(lookup, pending);

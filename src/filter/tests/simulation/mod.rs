@@ -12,6 +12,7 @@ use membrane_filter::pairs::{self, Pairs};
 use membrane_filter::records::Records;
 use membrane_filter::reply::Reply;
 use membrane_filter::stats::Counter;
+use membrane_filter::worker::Again;
 use membrane_filter::{Host, Worker};
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -111,7 +112,16 @@ impl Host for Envoy {
         }
     }
 
-    fn get(&mut self, _cluster: &str, _authority: &str, path: &str, _timeout: Duration) -> Option<u32> {
+    fn get(
+        &mut self,
+        _cluster: &str,
+        _authority: &str,
+        path: &str,
+        _timeout: Duration,
+        again: Again,
+    ) -> Option<u32> {
+        // What is held back must not be asked for a second time, when most of the time for it is over.
+        assert_eq!(again == Again::Yes, path.starts_with("/v1/records/"), "{path}");
         if self.refuse_calls {
             return None;
         }

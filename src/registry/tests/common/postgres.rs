@@ -53,8 +53,13 @@ fn binaries() -> (PathBuf, bool) {
     {
         return (bin, true);
     }
-    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/venv-postgres/lib");
-    let pythons = fs::read_dir(tools).into_iter().flatten().flatten();
+    // Of the registry's tests, and of the end-to-end tests.
+    let tools = ["../../.tools", "../.tools"].map(|tools| Path::new(env!("CARGO_MANIFEST_DIR")).join(tools));
+    let pythons = tools
+        .iter()
+        .filter_map(|tools| fs::read_dir(tools.join("venv-postgres/lib")).ok())
+        .flatten()
+        .flatten();
     let ours = pythons.map(|python| python.path().join("site-packages/pgserver/pginstall/bin"));
     let bin = ours.into_iter().find(|bin| bin.join("postgres").exists());
     (bin.expect("no PostgreSQL on this machine: run tests/tools/install.sh postgres"), false)
