@@ -115,6 +115,7 @@ fuzz-long: build ## Long random tests, an hour: 100,000 cases (FUZZ_CASES=…), 
 	@tests/tools/install.sh postgres
 	$(say) "the registry: $(POWER_CUTS) power cuts under load, and $(IMMEDIATE_STOPS) immediate stops of PostgreSQL"
 	@MEMBRANE_CUT_CYCLES=$(POWER_CUTS) MEMBRANE_STOP_CYCLES=$(IMMEDIATE_STOPS) cargo test --locked -p registry --test power
+	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)
 
 # A revision; the last release if it is not said.
 BASE ?=
@@ -194,8 +195,12 @@ fuzz: ## Every fuzz target, for FUZZ_SECONDS=60 each
 	    mkdir -p tests/fuzz/target/corpus/$$target; \
 	    RUSTUP_TOOLCHAIN=nightly .tools/bin/cargo-fuzz run --fuzz-dir tests/fuzz $$target \
 	        tests/fuzz/target/corpus/$$target tests/fuzz/corpus/$$target -- \
-	        -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1 || exit 1; \
+	        -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -rss_limit_mb=1024 -print_final_stats=1 || exit 1; \
 	done
+
+.PHONY: soak
+soak: build ## Ten minutes of abuse beside good traffic: memory, latency, a trap, and that nothing unsigned leaves
+	@MEMBRANE_SOAK=full cargo test --locked --release -p tests --test e2e hostile::soak -- --nocapture --test-threads=1
 
 .PHONY: check
 check: lint deny test ## All that CI asks for: format, clippy, licences, tests

@@ -114,7 +114,7 @@ pub fn with_settings(config: String, settings: &str) -> Outcome<String> {
 }
 
 /// The same, with the cluster of AWS at that port of loopback.
-pub(crate) fn with_upstream(config: String, port: u16) -> Outcome<String> {
+pub fn with_upstream(config: String, port: u16) -> Outcome<String> {
     let changed = || {
         let (before, cluster) = config.split_once("  - name: local_aws\n")?;
         let (head, rest) = cluster.split_once("port_value: ")?;

@@ -17,6 +17,7 @@ pub mod failure;
 pub mod fleet;
 pub mod gateway;
 pub mod http;
+pub mod judging;
 pub mod load;
 pub mod memory;
 pub mod names;

@@ -4,10 +4,13 @@
 //! The positive control is the same bytes through a plain Envoy that routes everything: what an attack is after must be found by
 //! the judge there, or the attack proves nothing.
 
+mod documents;
+mod egress;
 mod http1;
 mod http2;
 mod judge;
 mod plain_route;
+mod soak;
 
 use crate::{options, recorded};
 use harness::gateway::{Gateway, Membrane};
