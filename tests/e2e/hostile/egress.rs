@@ -1,6 +1,7 @@
 //! Where requests may lead, and how often.
 
 use crate::{assert_error, membrane, recorded, shared};
+use harness::gateway::Gateway;
 use harness::origin::Recorded;
 use harness::upstream::{Script, Upstream};
 use serde_json::json;
@@ -48,15 +49,17 @@ fn a_grant_leads_nowhere_but_along_a_route() {
     assert_eq!(gateway.origin().requests("/hostile/egress").len(), 1);
 }
 
-/// A capability for that host of the origin's, before which `script` answers.
-fn scripted(host: &str, script: Script) -> (Upstream, String) {
-    let gateway = shared();
+const FAULT: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+/// A capability for that host of the origin's, for which `script` answers.
+fn scripted(gateway: &Gateway, host: &str, script: Script) -> (Upstream, String) {
     let upstream = Upstream::start(script).unwrap();
     gateway.origin().route(host, upstream.port.number());
     let what = json!({
         "uri": format!("https://{host}/hostile/scripted"), "method": "POST", "hmac": gateway.aws4("lambda"),
     });
-    let capability = gateway.export(&membrane(host), &what).unwrap();
+    let membrane = gateway.create_membrane(host).unwrap();
+    let capability = gateway.export(&membrane, &what).unwrap();
     (upstream, capability)
 }
 
@@ -65,8 +68,11 @@ fn a_redirect_is_passed_on_and_not_followed() {
     const ELSEWHERE: &str = "HTTP/1.1 307 Temporary Redirect\r\nlocation: \
         https://recorder.us-east-1.amazonaws.com/hostile/followed\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
     let gateway = shared();
-    let (upstream, capability) =
-        scripted("redirecting.us-east-1.amazonaws.com", Script::Answer { after: 0, with: ELSEWHERE });
+    let (upstream, capability) = scripted(
+        gateway,
+        "redirecting.us-east-1.amazonaws.com",
+        Script::Answer { after: 0, with: ELSEWHERE },
+    );
     let answer = gateway.request(&capability, "POST", "/").body("body").send().unwrap();
     assert_eq!(answer.status, 307);
     assert!(answer.header("location").unwrap().ends_with("/hostile/followed"));
@@ -77,14 +83,13 @@ fn a_redirect_is_passed_on_and_not_followed() {
 
 #[test]
 fn a_request_that_fails_is_not_tried_again() {
-    const FAULT: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
     let gateway = shared();
     for (host, with, expected) in [
         ("failing.us-east-1.amazonaws.com", FAULT, 503),
         // Closed without an answer.
         ("closing.us-east-1.amazonaws.com", "", 503),
     ] {
-        let (upstream, capability) = scripted(host, Script::Answer { after: 0, with });
+        let (upstream, capability) = scripted(gateway, host, Script::Answer { after: 0, with });
         // A requester's wish for it is not heard either.
         let request = gateway.request(&capability, "POST", "/").header("x-envoy-retry-on", "5xx,reset");
         let answer = request.header("x-envoy-max-retries", "5").body("body").send().unwrap();
@@ -92,6 +97,24 @@ fn a_request_that_fails_is_not_tried_again() {
         std::thread::sleep(Duration::from_millis(300));
         assert_eq!(upstream.received().len(), 1, "{host}");
     }
+}
+
+/// The control: where a route retries, it comes twice.
+#[test]
+fn a_route_that_retries_is_noticed() {
+    const ROUTE: &str = "route: { cluster: local_aws, timeout: 0s, idle_timeout: 905s }";
+    const RETRYING: &str =
+        "route: { cluster: local_aws, timeout: 0s, retry_policy: { retry_on: 5xx, num_retries: 1 } }";
+    let options = crate::options(crate::folder("hostile-retrying"));
+    let gateway = Gateway::start_with(options, |config| {
+        assert!(config.contains(ROUTE));
+        Ok(config.replace(ROUTE, RETRYING))
+    })
+    .unwrap();
+    let script = Script::Answer { after: 0, with: FAULT };
+    let (upstream, capability) = scripted(&gateway, "retried.us-east-1.amazonaws.com", script);
+    assert_eq!(gateway.request(&capability, "POST", "/").body("body").send().unwrap().status, 503);
+    assert_eq!(upstream.wait_for(2, Duration::from_secs(5)).len(), 2);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Abuse for a while beside good traffic: some 40 s here, ten minutes with `make soak`, which alone judges figures that a busy machine would
-//! spoil.
+//! Abuse for a while beside good traffic: some 40 s here, ten minutes with `make soak`. How fast good requests are meanwhile is told and not
+//! judged: those who abuse share the machine's cores here. docs/performance.md has what was seen.
 
 use crate::{folder, options};
 use harness::fleet::{with_settings, with_upstream};
@@ -25,7 +25,7 @@ struct Sizes {
     slow: usize,
     /// Connections that each send a random token every 4 ms.
     random: usize,
-    /// Whether latency and recovery are held to their bounds.
+    /// Whether recovery is held to its bound, which a busy machine would spoil.
     judged: bool,
 }
 
@@ -181,7 +181,7 @@ fn abuse_beside_good_traffic_neither_grows_nor_gets_anything() {
     let (client, good) = (&gateway.client, good.as_ref());
     let (flooded, slow, cut, huge) = std::thread::scope(|scope| {
         let flood =
-            Load::start(&clients, sizes.random, Duration::from_millis(4), Arc::new(Random::default()));
+            Load::start_aside(&clients, sizes.random, Duration::from_millis(4), Arc::new(Random::default()));
         let slow = scope.spawn(|| slow_bodies(client, good, sizes.slow, &ending));
         let cut = scope.spawn(|| resets(client, good, &ending));
         let huge = scope.spawn(|| huge_headers(client, &ending));
@@ -196,11 +196,12 @@ fn abuse_beside_good_traffic_neither_grows_nor_gets_anything() {
     let seconds = ended.duration_since(began).as_secs_f64();
     println!(
         "{seconds:.0} s: {:.0} random tokens/s, {slow} slow bodies, {:.0} resets/s, {:.0} huge heads/s; Envoy grew by {} KiB; good p99 \
-         {quiet:?} before, {loud:?} beside",
+         {quiet:?} before, {loud:?} beside ({:.1} times)",
         flooded.len() as f64 / seconds,
         cut as f64 / seconds,
         huge as f64 / seconds,
         growth / 1024,
+        loud.as_secs_f64() / quiet.as_secs_f64(),
     );
 
     // The abuse took place.
@@ -213,15 +214,15 @@ fn abuse_beside_good_traffic_neither_grows_nor_gets_anything() {
     let failed = samples.iter().filter(|sample| !sample.is_admitted()).count();
     assert_eq!(failed, 0, "good requests of {} that failed", samples.len());
     assert!(growth <= GROWTH, "Envoy grew by {growth} bytes");
+    if sizes.judged {
+        assert!(loud <= 2 * quiet, "good p99 {loud:?} beside abuse, {quiet:?} before");
+    }
     let (faulty, faults) = upstream.faults();
     assert!(upstream.requests() >= samples.len() as u64);
     assert_eq!(faulty, 0, "{faults:?}");
     gateway.check_alive().unwrap();
     let reloads = gateway.stats_with("vm_reload").unwrap();
     assert!(reloads.iter().all(|(_, count)| *count == 0), "{reloads:?}");
-    if sizes.judged {
-        assert!(loud <= quiet * 2, "p99 {loud:?} beside abuse, {quiet:?} before");
-    }
 }
 
 /// The control: what is not signed, and what goes elsewhere, is noticed.

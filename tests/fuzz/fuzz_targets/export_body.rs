@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use capability::record::Kind;
+use capability::record::{self, Header, Kind};
 use capability::{Content, Export, Exported, Token, Uid, UnitPair, Units};
 use libfuzzer_sys::fuzz_target;
 use membrane_filter::opened::Opened;
@@ -18,5 +18,10 @@ fuzz_target!(|input: &[u8]| {
     let Ok(Content::Grant(grant)) = Content::from_json(Kind::Grant, twice.expose()) else { return };
     let units = Units::own(UnitPair { tenant: Uid([1; 16]), membrane: None });
     // Else its capability would be minted and answer 401 for ever.
-    assert!(Opened::new(&Token::mint([1; 64]), *grant, units, expires_at).is_ok());
+    let token = Token::mint([1; 64]);
+    let header = Header { kind: Kind::Grant, lookup: token.lookup_id(), expires_at, units: &units };
+    let Ok(inner) = record::seal(&token, &header, Content::Grant(grant).to_json().expose(), [1; 24]) else {
+        return;
+    };
+    assert!(Opened::open(&token, &inner.as_bytes().into(), &units, expires_at, 1_767_225_600).is_ok());
 });
