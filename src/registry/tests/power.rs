@@ -148,7 +148,8 @@ impl Ledger {
         let mut listed = HashMap::new();
         let mut after = String::new();
         loop {
-            let target = format!("/?limit=1000{after}");
+            // Thousands after many cycles, each of which is opened: a page is to come within the time that a test waits for an answer.
+            let target = format!("/?limit=100{after}");
             let (status, page) = server.api("GET", &target, query, "");
             if status != 200 {
                 return vec![format!("query: {status} {page}")];

@@ -1,5 +1,4 @@
-//! Abuse for a while beside good traffic: some 40 s here, ten minutes with `make soak`. How fast good requests are meanwhile is told and not
-//! judged: those who abuse share the machine's cores here. docs/performance.md has what was seen.
+//! Abuse for a while beside good traffic: some 40 s here, ten minutes with `make soak`, which judges how fast good requests are meanwhile, too.
 
 use crate::{folder, options};
 use harness::fleet::{with_settings, with_upstream};

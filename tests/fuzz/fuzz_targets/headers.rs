@@ -4,7 +4,10 @@
 
 #![no_main]
 
-use capability::{Export, Exported, Token, Uid, UnitPair, Units};
+#[path = "../opening.rs"]
+mod opening;
+
+use capability::{Export, Exported, Uid, UnitPair, Units};
 use libfuzzer_sys::fuzz_target;
 use membrane_filter::config::OnMissing;
 use membrane_filter::incoming::{Arrival, Incoming};
@@ -43,7 +46,7 @@ fn made() -> Vec<Opened> {
             panic!("a grant");
         };
         let units = Units::own(UnitPair { tenant: Uid([1; 16]), membrane: None });
-        Opened::new(&Token::mint([1; 64]), *grant, units, None).expect("can be signed")
+        opening::opened(grant, &units, None).expect("can be signed")
     });
     opened.collect()
 }

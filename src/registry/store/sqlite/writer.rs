@@ -209,4 +209,64 @@ mod tests {
         assert!(broken.unwrap_err().to_string().contains("FOREIGN KEY"));
         assert_eq!(writer.write(|tx, _| Ok(tx.execute("INSERT INTO a VALUES (1)", [])?)).unwrap(), 1);
     }
+
+    /// How many commits the WAL holds: frames that say how large the database is after them (SQLite's file format, section 4.1).
+    fn commits(wal: &std::path::Path) -> usize {
+        let bytes = std::fs::read(wal).unwrap();
+        let (header, frames) = bytes.split_at(32);
+        let number = |at: &[u8]| u32::from_be_bytes(at.try_into().unwrap());
+        let page = number(&header[8..12]) as usize;
+        // Frames of an earlier round of the file have another salt.
+        let of_now = |frame: &&[u8]| frame[8..16] == header[16..24];
+        frames.chunks_exact(24 + page).filter(of_now).filter(|frame| number(&frame[4..8]) != 0).count()
+    }
+
+    #[test]
+    fn writes_that_queue_share_a_commit() {
+        const WRITES: usize = 150;
+        let folder = tempfile::tempdir().unwrap();
+        let connection = Connection::open(folder.path().join("db")).unwrap();
+        connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0; CREATE TABLE t (n)").unwrap();
+        let wal = folder.path().join("db-wal");
+        let before = commits(&wal);
+        let log = RevocationLog::open(&folder.path().join("log")).unwrap();
+        let writer = Writer::start(connection, log).unwrap();
+        // One by one, each has a commit of its own.
+        for n in 0..5 {
+            writer.write(move |tx, _| Ok(tx.execute("INSERT INTO t VALUES (?1)", [n])?)).unwrap();
+        }
+        assert_eq!(commits(&wal) - before, 5);
+        let (release, released) = sync_channel::<()>(0);
+        let queued = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            let (writer, queued) = (&writer, &queued);
+            scope.spawn(move || {
+                writer.write(move |_, _| {
+                    let _ = released.recv();
+                    Ok(())
+                })
+            });
+            for n in 0..WRITES {
+                scope.spawn(move || {
+                    queued.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                    writer
+                        .write(move |tx, _| Ok(tx.execute("INSERT INTO t VALUES (?1)", [n as i64])?))
+                        .unwrap();
+                });
+            }
+            while queued.load(std::sync::atomic::Ordering::SeqCst) < WRITES {
+                std::thread::yield_now();
+            }
+            // The last of them are on their way into the queue.
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            release.send(()).unwrap();
+        });
+        let shared = commits(&wal) - before - 5;
+        // A full batch, and the rest; on a busy machine a late one more than that.
+        assert!((2..=10).contains(&shared), "{WRITES} writes at once had {shared} commits");
+        drop(writer);
+        let connection = Connection::open(folder.path().join("db")).unwrap();
+        let rows: i64 = connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap();
+        assert_eq!(rows, WRITES as i64 + 5);
+    }
 }

@@ -29,6 +29,8 @@ use std::sync::{Arc, Mutex};
 use tower::ServiceExt as _;
 
 /// Who asks in tests that are not about that.
+/// The key that seals.
+pub const KEK: [u8; 32] = [9; 32];
 pub const WATCHER: &str = "watcher=AQEBAQEBAQEBAQEBAQEBAQ&lease=1";
 
 pub const NOW: u64 = 1_790_000_000;
@@ -124,7 +126,7 @@ impl World {
         let store: Arc<dyn Store> = Arc::new(open_store(dir.path(), 1));
         let mut registry = Registry {
             store,
-            keks: Keks::new(Kek::new(&mut [9; 32]), vec![]),
+            keks: Keks::new(Kek::new(&mut { KEK }), vec![]),
             authorities: Authorities {
                 first: "localhost:8443".parse().unwrap(),
                 others: vec!["gateway.example".parse().unwrap()],
