@@ -104,7 +104,12 @@ impl Gateway {
                 self.fleet.note(watcher, lease, None).await.map_err(|_| ApiError::Busy)?;
                 self.lookup(lookup).await
             }
-            None => self.events(query, answers).await,
+            None => {
+                let question = Question::parse(query)?;
+                // It may be held for long, and what the request was read from, some KiB, with it.
+                drop(request);
+                self.events(question, answers).await
+            }
         }
     }
 
@@ -147,7 +152,26 @@ impl Gateway {
         reply::json(StatusCode::NOT_FOUND, &Missing { as_of })
     }
 
-    async fn events(&self, query: Option<&str>, answers: &Answers) -> Result<Response, ApiError> {
+    async fn events(&self, question: Question, answers: &Answers) -> Result<Response, ApiError> {
+        let Question { after, hold, watcher, lease } = question;
+        // A position that this history does not hold confirms nothing: it is about to be told to start over.
+        let known = after.filter(|after| self.feed.holds(after));
+        self.fleet.note(watcher, lease, known).await.map_err(|_| ApiError::Busy)?;
+        let answer = self.feed.ask(after, hold).await.map_err(|_| ApiError::Busy)?;
+        Ok(answers.response(after, answer))
+    }
+}
+
+/// A question to the feed.
+struct Question {
+    after: Option<Position>,
+    hold: Duration,
+    watcher: Uid,
+    lease: Duration,
+}
+
+impl Question {
+    fn parse(query: Option<&str>) -> Result<Question, ApiError> {
         let query = QueryString::parse(query, &["epoch", "after", "hold", "watcher", "lease"])?;
         let hold = query.parsed::<u64>("hold", "must be a whole number of milliseconds")?;
         let hold = hold.map_or(Duration::ZERO, Duration::from_millis);
@@ -160,11 +184,7 @@ impl Gateway {
             (None, None) => None,
             _ => return Err(ApiError::BadRequest("epoch and after: give both or neither".into())),
         };
-        // A position that this history does not hold confirms nothing: it is about to be told to start over.
-        let known = after.filter(|after| self.feed.holds(after));
-        self.fleet.note(watcher, lease, known).await.map_err(|_| ApiError::Busy)?;
-        let answer = self.feed.ask(after, hold).await.map_err(|_| ApiError::Busy)?;
-        Ok(answers.response(after, answer))
+        Ok(Question { after, hold, watcher, lease })
     }
 }
 
