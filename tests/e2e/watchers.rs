@@ -32,7 +32,7 @@ impl Sizes {
             let within = Duration::from_secs(60);
             Self { plain: 10_000, tls: 1_000, revocations: 20, idle, within, judged: true }
         } else {
-            let within = Duration::from_secs(5);
+            let within = Duration::from_secs(15);
             Self { plain: 1_000, tls: 100, revocations: 4, idle: Duration::ZERO, within, judged: false }
         }
     }
