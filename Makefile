@@ -150,7 +150,7 @@ bench-revocation: build ## How soon 1,000 revocations are everywhere, under load
 .PHONY: bench-watchers
 bench-watchers: build ## How soon 10,000 watchers of one registry hear of a revocation, and what each costs: docs/performance.md
 	@MEMBRANE_WATCHERS=full MEMBRANE_WATCHERS_REPORT=docs/performance.md \
-	    cargo test --locked --release -p tests --test e2e watchers:: -- --nocapture
+	    cargo test --locked -p tests --test e2e watchers:: -- --nocapture
 
 # `quick`, or flags of tests/bench/main.rs.
 BENCH ?=

@@ -36,6 +36,8 @@ pub(super) struct Figures {
     pub(super) revocations: usize,
     pub(super) from_answer: Times,
     pub(super) from_request: Times,
+    /// From the answer, of the last watcher for each revocation.
+    pub(super) lasts: Times,
     /// Resident bytes before anybody watched; what all who wait add to it; what was added at most.
     pub(super) before: u64,
     pub(super) waiting: u64,
@@ -60,12 +62,14 @@ fn table(all: &[Figures]) -> String {
         format!("{} watchers, {link}", figures.watchers)
     };
     let mut text = format!("{}\n\n", machine());
-    text += "| ms until a watcher heard | revocations | p50 | p99 | the last |\n| --- | --- | --- | --- | --- |\n";
+    text += "| ms until a watcher heard | revocations | p50 | p99 | max |\n| --- | --- | --- | --- | --- |\n";
     for figures in all {
         for (since, times) in [("answer", &figures.from_answer), ("request", &figures.from_request)] {
             let (name, count, cells) = (name(figures), figures.revocations, times.cells());
             text += &format!("| {name}: from the {since} of `revoke` | {count} | {cells} |\n");
         }
+        let (name, count, cells) = (name(figures), figures.revocations, figures.lasts.cells());
+        text += &format!("| {name}: the last of each revocation, from the answer | {count} | {cells} |\n");
     }
     text += "\n| the registry | MiB without | MiB added, all waiting | KiB each | MiB added at the peak | µs of CPU to tell each | cores while nothing is revoked |\n| --- | --- | --- | --- | --- | --- | --- |\n";
     for figures in all {
@@ -94,7 +98,13 @@ fn machine() -> String {
         .output();
     let commit = git
         .map_or_else(|_| String::new(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    format!("{cores} cores, which the watchers share; load average {load} after; commit {commit}; SQLite.")
+    // proc_pid_stat(5): the 19th field, the 17th after the name.
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let nice = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(16)).unwrap_or("0").to_owned();
+    let nice = if nice == "0" { String::new() } else { format!(", all at nice {nice}") };
+    format!(
+        "{cores} cores, which the watchers share; load average {load} after{nice}; commit {commit}; SQLite."
+    )
 }
 
 // Figures are what a bench is for; `cargo test` shows them where they are asked for.

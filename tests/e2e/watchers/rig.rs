@@ -141,7 +141,12 @@ impl Rig {
             let pairs = heard.iter().flat_map(|times| times.iter().zip(begun));
             Times::new(pairs.map(|(heard, begun)| heard.saturating_duration_since(*begun)).collect())
         };
+        let last = |number: usize| {
+            let last = heard.iter().map(|times| times[number]).max();
+            last.map_or(Duration::ZERO, |last| last.saturating_duration_since(answered[number]))
+        };
         Figures {
+            lasts: Times::new((0..revocations).map(last).collect()),
             link: self.link,
             watchers: count,
             revocations,
