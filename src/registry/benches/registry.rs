@@ -139,7 +139,7 @@ fn pin(core: usize) -> bool {
 
 /// Lookups at a fixed rate for [`SECONDS`], each timed from when it was due: who comes late has waited. Whoever asks has a core of its own
 /// and does nothing but look at the clock, since a timer's milliseconds would be counted as the registry's.
-async fn at_rate(router: &Router, ids: &Arc<Vec<String>>, rate: f64) -> (Vec<Duration>, &'static str) {
+async fn at_rate(router: &Router, ids: &Arc<Vec<String>>, rate: f64) -> (Vec<Duration>, usize, &'static str) {
     let (ask, mut asked) = tokio::sync::mpsc::unbounded_channel();
     let asker = std::thread::spawn(move || {
         let alone = pin(1);
@@ -157,12 +157,17 @@ async fn at_rate(router: &Router, ids: &Arc<Vec<String>>, rate: f64) -> (Vec<Dur
     while let Some((number, due)) = asked.recv().await {
         let (router, ids) = (router.clone(), Arc::clone(ids));
         all.spawn(async move {
-            assert_eq!(get(&router, &ids[number * 31 % ids.len()]).await, 200);
-            due.elapsed()
+            let status = get(&router, &ids[number * 31 % ids.len()]).await;
+            // A core that others took for long enough is busy, and says so; nothing else may happen.
+            assert!([200, 503].contains(&status), "{status}");
+            (status == 200).then(|| due.elapsed())
         });
     }
     let placed = if asker.join().unwrap() { "asked from another core" } else { "asked from the same core" };
-    (all.join_all().await, placed)
+    let all = all.join_all().await;
+    let times: Vec<Duration> = all.iter().copied().flatten().collect();
+    let refused = all.len() - times.len();
+    (times, refused, placed)
 }
 
 /// What bounds a commit: how often the disk takes one page and says that it has it.
@@ -277,11 +282,11 @@ async fn bench(count: usize, quick: bool) {
         .await
     };
     println!("lookups: {rate:.0} a second (16 at a time, on one core with whoever asks)");
-    let (mut times, placed) = at_rate(&lookups, &ids, rate / 2.0).await;
+    let (mut times, refused, placed) = at_rate(&lookups, &ids, rate / 2.0).await;
     times.sort_unstable();
     let at = |part: usize| times[times.len() * part / 1000].as_secs_f64() * 1e3;
     println!(
-        "lookups at half that rate, {placed}: p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms",
+        "lookups at half that rate, {placed}: p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms, {refused} refused",
         at(500),
         at(990),
         at(999)
