@@ -158,12 +158,9 @@ BENCH ?=
 bench: build ## This filter beside Envoy's own signer, into docs/performance.md, some five minutes (BENCH=quick: one)
 	@cargo bench --locked -p tests --bench gateway -- $(patsubst quick,--quick,$(BENCH))
 
-# One core, where the system can say so.
-ONE_CORE := $(if $(shell command -v taskset 2>/dev/null),taskset -c 0,)
 .PHONY: bench-registry
 bench-registry: ## The registry with 1,000,000 capabilities: lookups, exports, revoking, start-up, memory
-	@cargo bench --locked -p registry --bench registry --no-run
-	@$(ONE_CORE) cargo bench --locked -p registry --bench registry
+	@cargo bench --locked -p registry --bench registry
 
 .PHONY: lint
 lint: tools

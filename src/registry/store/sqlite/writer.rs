@@ -75,7 +75,7 @@ impl Writer {
             (keep, answer)
         });
         self.jobs.as_ref().ok_or_else(ended)?.send(job).map_err(|_| ended())?;
-        told.recv().map_err(|_| ended())?
+        crate::workers::while_others_run(|| told.recv()).map_err(|_| ended())?
     }
 }
 

@@ -201,7 +201,8 @@ impl Client {
         let name = ServerName::try_from("membrane-registry").unwrap();
         let mut tls = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
         let mut tcp = TcpStream::connect(("127.0.0.1", port)).ok()?;
-        tcp.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        // Long enough for a machine that does much else: what is slow is not lost.
+        tcp.set_read_timeout(Some(Duration::from_secs(90))).unwrap();
         let mut stream = rustls::Stream::new(&mut tls, &mut tcp);
         let request =
             format!("{head}\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
