@@ -46,7 +46,7 @@ def note(version):
     if least is not None and patch < least:
         notes.append(f"**below the security minimum {major}.{minor}.{least}**: for function only, do not run it")
     if parts(version) < LOSES_NO_FRAME:
-        notes.append("an upload that had to wait for the registry may stall until `stream_idle_timeout` (envoyproxy/envoy#46842)")
+        notes.append("an upload that had to wait for the registry may get no answer: `revocation::uploads` failed in 4 of 5 runs; not traced, envoyproxy/envoy#46842 is suspected")
     return "; ".join(notes)
 
 
