@@ -87,16 +87,22 @@ install_node_packages() {
     cat "$node_packages/package.json" "$node_packages/package-lock.json" > "$stamp"
 }
 
+# What tests/tools/$1 locks, from npm into .tools/$1. No script of a package runs.
+install_locked() {
+    stamp=.tools/$1.stamp
+    if cmp -s "tests/tools/$1/package-lock.json" "$stamp"; then return; fi
+    say "installing $2 into .tools/$1"
+    rm -rf ".tools/$1" "$stamp"
+    mkdir -p ".tools/$1"
+    cp "tests/tools/$1/package.json" "tests/tools/$1/package-lock.json" "tests/tools/$1/.npmrc" ".tools/$1/"
+    (cd ".tools/$1" && npm ci --ignore-scripts --no-audit --no-fund --no-update-notifier >&2)
+    cp "tests/tools/$1/package-lock.json" "$stamp"
+}
+
+
 # wasm-opt, as JavaScript and WebAssembly: the same program, and so the same filter to the byte, on every machine.
 install_optimiser() {
-    stamp=.tools/binaryen.stamp
-    if cmp -s tests/tools/binaryen/package-lock.json "$stamp"; then return; fi
-    say "installing wasm-opt into .tools/binaryen"
-    rm -rf .tools/binaryen "$stamp"
-    mkdir -p .tools/binaryen
-    cp tests/tools/binaryen/package.json tests/tools/binaryen/package-lock.json tests/tools/binaryen/.npmrc .tools/binaryen/
-    (cd .tools/binaryen && npm ci --ignore-scripts --no-audit --no-fund --no-update-notifier >&2)
-    cp tests/tools/binaryen/package-lock.json "$stamp"
+    install_locked binaryen wasm-opt
 }
 
 # Each in an environment of its own: a package is installed once in one.
@@ -194,14 +200,7 @@ install_postgres() {
 
 # The schemas of Istio's and Envoy Gateway's resources, and the compiler that holds resources to the types made of them.
 install_mesh_schemas() {
-    stamp=.tools/mesh.stamp
-    if cmp -s tests/tools/mesh/package-lock.json "$stamp"; then return; fi
-    say "installing the schemas of Istio and Envoy Gateway into .tools/mesh"
-    rm -rf .tools/mesh "$stamp"
-    mkdir -p .tools/mesh
-    cp tests/tools/mesh/package.json tests/tools/mesh/package-lock.json tests/tools/mesh/.npmrc .tools/mesh/
-    (cd .tools/mesh && npm ci --ignore-scripts --no-audit --no-fund --no-update-notifier >&2)
-    cp tests/tools/mesh/package-lock.json "$stamp"
+    install_locked mesh "the schemas of Istio and Envoy Gateway"
 }
 
 # AWS's SDK for JavaScript.
