@@ -56,7 +56,7 @@ impl Default for Registry {
             authority: "membrane.registry".into(),
             timeout: Duration::from_secs(2),
             max_lookups: 256,
-            max_unknown: 100,
+            max_unknown: 20,
         }
     }
 }

@@ -40,7 +40,7 @@ impl Sizes {
                 faults: 36,
                 late_requests: 10_000,
                 window,
-                rounds: 3,
+                rounds: 6,
                 judged: true,
             }
         } else {
@@ -50,6 +50,9 @@ impl Sizes {
     }
 }
 
+/// The filter's setting of the registry, without a budget for unknown tokens: the load comes from one address and goes on trying what
+/// was revoked, and each of these requests is to be judged by what the registry knows, not by how many there were.
+const REGISTRY: &str = r#""registry": {"cluster": "membrane_registry", "authority": "membrane.registry", "timeout": "2s", "max_unknown": 0}"#;
 /// Connections of the load.
 const CONNECTIONS: usize = 32;
 /// Between the beginnings of a connection's requests: constant load, not as much as the machine can take.

@@ -50,7 +50,7 @@ fn the_file_is_what_the_types_say() {
 fn every_setting_is_described_and_has_its_default() {
     let schema = config::schema();
     let defaults = json!({
-        "registry": {"cluster": "membrane_registry", "authority": "membrane.registry", "timeout": "2s", "max_lookups": 256, "max_unknown": 100},
+        "registry": {"cluster": "membrane_registry", "authority": "membrane.registry", "timeout": "2s", "max_lookups": 256, "max_unknown": 20},
         "records": [], "kek_env": "MEMBRANE_KEK", "staleness": "60s", "on_missing": "deny", "max_body": 1_000_000,
         "pinned_bodies": false, "cache": {"entries": 100_000, "bytes": 268_435_456}, "shared_data": true, "access_log": false,
         "max_timeout": "300s",

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 /// The shortest that can be set, so that the bound is passed often.
 const STALENESS: Duration = Duration::from_secs(1);
-const SETTINGS: &str = r#""registry": {"cluster": "membrane_registry", "authority": "membrane.registry", "timeout": "500ms"}, "staleness": "1s""#;
+const SETTINGS: &str = r#""registry": {"cluster": "membrane_registry", "authority": "membrane.registry", "timeout": "500ms", "max_unknown": 0}, "staleness": "1s""#;
 /// How long a fault lasts beyond the bound.
 const BEYOND: Duration = Duration::from_millis(600);
 

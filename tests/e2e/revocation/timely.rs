@@ -2,7 +2,7 @@
 
 use super::report::{self, millis};
 use super::targets::Targets;
-use super::{CONNECTIONS, EVERY, Sizes};
+use super::{CONNECTIONS, EVERY, REGISTRY, Sizes};
 use crate::folder;
 use harness::fleet::Fleet;
 use harness::load::{Load, percentile};
@@ -15,7 +15,8 @@ const STALENESS: Duration = Duration::from_secs(60);
 fn membranes_revoked_one_by_one_under_load() {
     let sizes = Sizes::asked();
     let count = sizes.plain + sizes.awaited;
-    let mut fleet = Fleet::start(folder("revocation-timely"), 2, r#""staleness": "60s""#).unwrap();
+    let settings = format!(r#""staleness": "60s", {REGISTRY}"#);
+    let mut fleet = Fleet::start(folder("revocation-timely"), 2, &settings).unwrap();
     let targets = Arc::new(Targets::make(&fleet, "timely", count));
     let load = Load::start(&fleet.clients(), CONNECTIONS, EVERY, Arc::clone(&targets));
     let mut waits = Vec::new();
