@@ -4,12 +4,12 @@ use crate::answers::{Answers, WirePosition};
 use crate::error::ApiError;
 use crate::feed::Feed;
 use crate::fleet::{Fleet, LONGEST_LEASE};
+use crate::lookups::Lookups;
 use crate::metrics::{Metrics, count, count_status};
 use crate::query_string::QueryString;
 use crate::registry::Registry;
 use crate::reply;
 use crate::store::{Epoch, Position};
-use crate::workers::Workers;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode};
@@ -30,8 +30,8 @@ const SLOT_KEY_LABEL: &[u8] = b"CPBLTY1/slot-key/v1";
 pub struct Gateway {
     /// What it asks.
     pub registry: Arc<Registry>,
-    /// Where it asks.
-    pub workers: Arc<Workers>,
+    /// How it reads records.
+    pub lookups: Lookups,
     /// The feed.
     pub feed: Feed,
     /// Who follows it.
@@ -114,37 +114,29 @@ impl Gateway {
     }
 
     async fn lookup(&self, lookup: LookupId) -> Result<Response, ApiError> {
-        let registry = Arc::clone(&self.registry);
-        self.workers
-            .run(move || {
-                let (found, as_of) = registry.store.find(lookup)?;
-                Ok::<_, ApiError>((found, as_of, registry))
-            })
-            .await?
-            .and_then(|(found, as_of, registry)| {
-                let as_of = as_of.into();
-                let Some(found) = found else { return Ok(self.missing(as_of)) };
-                if found.record.kind == Kind::Control {
-                    count(&self.metrics.lookups_control);
-                    return Ok(reply::json(StatusCode::OK, &Kinded { kind: Kind::Control.as_str(), as_of }));
-                }
-                if !found.is_alive(registry.clock.now()) {
-                    return Ok(self.missing(as_of));
-                }
-                let inner = registry.keks.unwrap(lookup, &found.record.sealed).map_err(|error| {
-                    tracing::error!(%error, "a record's outer layer does not open: a row was edited, or its KEK is not loaded");
-                    ApiError::Internal
-                })?;
-                count(&self.metrics.lookups_found);
-                let answer = Lookup {
-                    kind: found.record.kind.as_str(),
-                    record: B64.encode(inner.as_bytes()),
-                    units: &found.record.units,
-                    expires_at: found.record.expires_at,
-                    as_of,
-                };
-                Ok(reply::json(StatusCode::OK, &answer))
-            })
+        let (found, as_of) = self.lookups.find(lookup).await?;
+        let as_of = as_of.into();
+        let Some(found) = found else { return Ok(self.missing(as_of)) };
+        if found.record.kind == Kind::Control {
+            count(&self.metrics.lookups_control);
+            return Ok(reply::json(StatusCode::OK, &Kinded { kind: Kind::Control.as_str(), as_of }));
+        }
+        if !found.is_alive(self.registry.clock.now()) {
+            return Ok(self.missing(as_of));
+        }
+        let inner = self.registry.keks.unwrap(lookup, &found.record.sealed).map_err(|error| {
+            tracing::error!(%error, "a record's outer layer does not open: a row was edited, or its KEK is not loaded");
+            ApiError::Internal
+        })?;
+        count(&self.metrics.lookups_found);
+        let answer = Lookup {
+            kind: found.record.kind.as_str(),
+            record: B64.encode(inner.as_bytes()),
+            units: &found.record.units,
+            expires_at: found.record.expires_at,
+            as_of,
+        };
+        Ok(reply::json(StatusCode::OK, &answer))
     }
 
     fn missing(&self, as_of: WirePosition) -> Response {

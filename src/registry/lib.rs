@@ -21,6 +21,7 @@ pub mod gateway;
 pub mod health;
 pub mod home;
 pub mod kek;
+pub mod lookups;
 pub mod maintenance;
 pub mod metrics;
 pub mod operator;

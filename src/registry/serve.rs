@@ -4,6 +4,7 @@ use crate::feed::Feed;
 use crate::fleet::{Fleet, MAX_WATCHERS};
 use crate::health::Health;
 use crate::home::{Home, HomeError, Leaf};
+use crate::lookups::Lookups;
 use crate::metrics::{Metrics, count};
 use crate::registry::Registry;
 use crate::store::StoreError;
@@ -219,7 +220,8 @@ impl Server {
             metrics: Arc::clone(&metrics),
         };
         let metrics_too = Arc::clone(&metrics);
-        let gateway = gateway::Gateway { registry, workers, feed: feed.clone(), fleet, metrics: metrics_too };
+        let lookups = Lookups::start(&registry.store, &workers);
+        let gateway = gateway::Gateway { registry, lookups, feed: feed.clone(), fleet, metrics: metrics_too };
         let (control, gateway) = (control::router(control), gateway::router(gateway));
         let listening = |name, listener, tls, router| Listening { name, listener, tls, router };
         let mut listeners = vec![

@@ -321,6 +321,11 @@ pub trait Store: Send + Sync + 'static {
     /// The record with this lookup id, dead or alive, and the position of the snapshot.
     fn find(&self, lookup: LookupId) -> Result<(Option<Found>, Position), StoreError>;
 
+    /// Whether reading waits for no other machine.
+    fn is_local(&self) -> bool {
+        false
+    }
+
     /// Adds a tenant, unless one that is not revoked has its id.
     fn add_tenant(&self, tenant: &NewTenant) -> Result<Added, StoreError>;
 

@@ -9,6 +9,7 @@ use axum::http::Request;
 use capability::record::{Kek, Keks};
 use registry::feed::Feed;
 use registry::fleet::Fleet;
+use registry::lookups::Lookups;
 use registry::metrics::Metrics;
 use registry::ports::{Clock, Random};
 use registry::registry::{Authorities, Registry};
@@ -129,7 +130,7 @@ impl Replica {
         });
         let gateway = gateway::router(gateway::Gateway {
             registry: Arc::clone(&registry),
-            workers,
+            lookups: Lookups::start(&registry.store, &workers),
             feed: feed.clone(),
             fleet,
             metrics,

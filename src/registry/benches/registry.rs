@@ -25,6 +25,7 @@ use registry::control::{self, Control};
 use registry::feed::Feed;
 use registry::fleet::Fleet;
 use registry::gateway::{self, Gateway};
+use registry::lookups::Lookups;
 use registry::metrics::Metrics;
 use registry::ports::{Clock, Random};
 use registry::registry::{Authorities, Limits, Registry};
@@ -247,7 +248,7 @@ async fn bench(count: usize, quick: bool) {
         (Arc::clone(&registry), feed.clone(), fleet.clone(), Arc::clone(&metrics));
     let lookups = gateway::router(Gateway {
         registry: registry_,
-        workers,
+        lookups: Lookups::start(&store, &workers),
         feed: feed_,
         fleet: fleet_,
         metrics: metrics_,
@@ -282,15 +283,18 @@ async fn bench(count: usize, quick: bool) {
         .await
     };
     println!("lookups: {rate:.0} a second (16 at a time, on one core with whoever asks)");
-    let (mut times, refused, placed) = at_rate(&lookups, &ids, rate / 2.0).await;
-    times.sort_unstable();
-    let at = |part: usize| times[times.len() * part / 1000].as_secs_f64() * 1e3;
-    println!(
-        "lookups at half that rate, {placed}: p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms, {refused} refused",
-        at(500),
-        at(990),
-        at(999)
-    );
+    // Half of what is wanted of it, and half of what it can.
+    for rate in [10_000.0, rate / 2.0] {
+        let (mut times, refused, placed) = at_rate(&lookups, &ids, rate).await;
+        times.sort_unstable();
+        let at = |part: usize| times[times.len() * part / 1000].as_secs_f64() * 1e3;
+        println!(
+            "lookups at {rate:.0} a second, {placed}: p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms, {refused} refused",
+            at(500),
+            at(990),
+            at(999)
+        );
+    }
 
     let tenant = registry::operator::create_tenant(&registry, "acme").unwrap();
     let (_, made) = send(&api, "POST", tenant.create.split_once('#').unwrap().1, r#"{"id":"m"}"#).await;

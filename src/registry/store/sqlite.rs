@@ -104,6 +104,10 @@ impl Store for SqliteStore {
         self.read(|tx| Ok((find(tx, lookup)?, head(tx)?)))
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn add_tenant(&self, tenant: &NewTenant) -> Result<Added, StoreError> {
         let tenant = tenant.clone();
         self.writer.write(move |tx, _| {

@@ -23,7 +23,7 @@ fn counted() -> (Arc<World>, Arc<AtomicU64>) {
     let counter = Arc::clone(&reads);
     let world = World::with(|registry| {
         let inner = Arc::clone(&registry.store);
-        registry.store = Arc::new(Counted { inner, reads: counter });
+        registry.store = Arc::new(Counted { inner, reads: counter, finds: Arc::default() });
     });
     (Arc::new(world), reads)
 }

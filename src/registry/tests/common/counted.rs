@@ -1,4 +1,4 @@
-//! A store that counts how often the feed reads it.
+//! A store that counts how often it is read.
 
 use capability::{LookupId, Uid, Unit};
 use registry::registry::Limits;
@@ -13,11 +13,18 @@ pub(crate) struct Counted {
     pub(crate) inner: Arc<dyn Store>,
     /// How often [`Store::events`] was asked.
     pub(crate) reads: Arc<AtomicU64>,
+    /// How often [`Store::find`] was.
+    pub(crate) finds: Arc<AtomicU64>,
 }
 
 impl Store for Counted {
     fn find(&self, lookup: LookupId) -> Result<(Option<Found>, Position), StoreError> {
+        self.finds.fetch_add(1, Relaxed);
         self.inner.find(lookup)
+    }
+
+    fn is_local(&self) -> bool {
+        self.inner.is_local()
     }
 
     fn add_tenant(&self, tenant: &NewTenant) -> Result<Added, StoreError> {

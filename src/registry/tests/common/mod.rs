@@ -15,6 +15,7 @@ use axum::http::{HeaderMap, Request, StatusCode};
 use capability::record::{Kek, Keks};
 use registry::feed::Feed;
 use registry::fleet::Fleet;
+use registry::lookups::Lookups;
 use registry::metrics::Metrics;
 use registry::ports::{Clock, Random};
 use registry::registry::{Authorities, Registry};
@@ -154,7 +155,7 @@ impl World {
         });
         let gateway = gateway::router(gateway::Gateway {
             registry: Arc::clone(&registry),
-            workers,
+            lookups: Lookups::start(&registry.store, &workers),
             feed: feed.clone(),
             fleet: fleet.clone(),
             metrics: Arc::clone(&metrics),
