@@ -102,6 +102,10 @@ impl Store for Sequencer {
         Ok((found, Self::head_of(&sequence, position)))
     }
 
+    fn is_local(&self) -> bool {
+        self.store.is_local()
+    }
+
     fn revoke(&self, guard: Option<LookupId>, unit: Unit, now: u64) -> Result<Revoked, StoreError> {
         let mut sequence = self.sequence.lock().unwrap();
         let revoked = self.store.revoke(guard, unit, now)?;

@@ -99,7 +99,6 @@ install_locked() {
     cp "tests/tools/$1/package-lock.json" "$stamp"
 }
 
-
 # wasm-opt, as JavaScript and WebAssembly: the same program, and so the same filter to the byte, on every machine.
 install_optimiser() {
     install_locked binaryen wasm-opt
