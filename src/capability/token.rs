@@ -81,6 +81,22 @@ impl Token {
         &self.text
     }
 
+    /// Whether `text` is this token's, in a time that depends on their lengths alone. Eight bytes at a time, and looked at once:
+    /// byte by byte, as a slice's `ct_eq` does it, this was a seventh of the filter's own time for a request.
+    pub fn is_spelled(&self, text: &[u8]) -> bool {
+        let own = self.text.as_bytes();
+        if own.len() != text.len() {
+            return false;
+        }
+        let ((own, own_rest), (text, rest)) = (own.as_chunks::<8>(), text.as_chunks::<8>());
+        let whole = own
+            .iter()
+            .zip(text)
+            .fold(0, |seen, (own, other)| seen | (u64::from_ne_bytes(*own) ^ u64::from_ne_bytes(*other)));
+        let all = own_rest.iter().zip(rest).fold(whole, |seen, (own, other)| seen | u64::from(own ^ other));
+        all.ct_eq(&0).into()
+    }
+
     /// The key of the token's record in the store.
     pub fn lookup_id(&self) -> LookupId {
         LookupId(*self.expand(b"CPBLTY1/lookup-id/v1", &[]))
@@ -166,6 +182,26 @@ mod tests {
         assert!(token.expose().starts_with("CPBLTY1-"));
         assert!("AQgw".contains(token.expose().chars().last().unwrap()));
         assert_eq!(format!("{token:?}"), "Token([redacted])");
+    }
+
+    #[test]
+    fn a_text_is_told_from_every_other() {
+        for len in [MIN_LEN, MIN_LEN + 1, 47, MINTED_LEN] {
+            let bytes: Vec<u8> = (0..len).map(|n| n as u8 * 3).collect();
+            let token = Token::parse(format!("{PREFIX}{}", B64.encode(bytes)).as_bytes()).unwrap();
+            let text = token.expose().as_bytes();
+            assert!(token.is_spelled(text));
+            for at in 0..text.len() {
+                for bit in 0..8 {
+                    let mut other = text.to_vec();
+                    other[at] ^= 1 << bit;
+                    assert!(!token.is_spelled(&other), "{at} {bit}");
+                }
+                assert!(!token.is_spelled(&text[..at]));
+                assert!(!token.is_spelled(&text[at + 1..]));
+            }
+            assert!(!token.is_spelled(&[text, b"A"].concat()));
+        }
     }
 
     #[test]

@@ -99,7 +99,7 @@ mod raw {
 /// pointer owns it.
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_memory_allocate(size: usize) -> *mut u8 {
-    let memory = vec![0u8; size].into_boxed_slice();
+    let memory = Box::<[u8]>::new_uninit_slice(size);
     Box::into_raw(memory).cast()
 }
 
@@ -112,8 +112,8 @@ fn take(status: u32, from: *mut u8, length: usize) -> Option<Vec<u8>> {
         return Some(Vec::new());
     }
     let memory = core::ptr::slice_from_raw_parts_mut(from, length);
-    // SAFETY: the host got this memory from `proxy_on_memory_allocate`, which leaked a boxed slice of exactly this length, and
-    // hands it over by giving us the pointer; nobody else has it.
+    // SAFETY: the host got this memory from `proxy_on_memory_allocate`, which leaked a boxed slice of exactly this length, has
+    // written all of it, and hands it over by giving us the pointer; nobody else has it.
     Some(unsafe { Box::from_raw(memory) }.into_vec())
 }
 

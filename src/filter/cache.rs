@@ -10,7 +10,6 @@ use capability::{Token, Unit};
 use hashbrown::{HashMap, HashSet, HashTable};
 use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
-use subtle::ConstantTimeEq;
 
 /// What a bearer stands for.
 #[derive(Debug, Clone)]
@@ -162,7 +161,7 @@ impl<S: BuildHasher + Clone> Cache<S> {
     fn find(&self, bearer: &[u8]) -> Option<usize> {
         let same = |index: &usize| {
             let entry = self.entries.get(*index).and_then(Option::as_ref);
-            entry.is_some_and(|entry| bool::from(entry.token.expose().as_bytes().ct_eq(bearer)))
+            entry.is_some_and(|entry| entry.token.is_spelled(bearer))
         };
         self.table.find(self.hasher.hash_one(bearer), same).copied()
     }

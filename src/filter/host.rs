@@ -127,12 +127,12 @@ fn metrics() -> &'static Metrics {
     })
 }
 
-/// How long the wall clock is reckoned from the monotonic one before it is read again: a tick reads it too, so that it is
-/// mostly read there.
-/// A lookup whose replica died is asked of another one; of two that are up and down, four in a row rarely meet the one that is down, and Envoy soon
-/// leaves that one alone. Not after 503: who is busy gets no more to do.
+/// A lookup whose replica died is asked of another one; of two that are up and down, four in a row rarely meet the one that is
+/// down, and Envoy soon leaves that one alone. Not after 503: who is busy gets no more to do.
 const RETRY_ON: &str = "connect-failure,refused-stream,reset";
 const MAX_RETRIES: &str = "3";
+/// How long the wall clock is reckoned from the monotonic one before it is read again: a tick reads it too, so that it is
+/// mostly read there.
 const WALL_CLOCK_GOOD_FOR: Duration = Duration::from_millis(500);
 
 // The adapter is where the clock is read; everything else takes the time as a parameter.

@@ -33,6 +33,7 @@ pub mod slots;
 pub mod stats;
 pub mod unknown;
 mod warnings;
+pub mod wiped;
 pub mod worker;
 
 pub use worker::{Host, Worker};

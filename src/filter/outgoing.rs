@@ -7,6 +7,7 @@ use crate::passing::Passing;
 use crate::payload::Plan;
 use crate::query;
 use crate::reply::Reply;
+use crate::wiped::Wiped;
 use core::cell::RefCell;
 use core::ops::Range;
 use signing::aws4::{self, Payload};
@@ -25,7 +26,7 @@ enum Value<'a> {
 /// Headers to set, in order, pseudo-headers first. What is made for them is wiped when dropped.
 pub struct Outgoing<'a> {
     headers: Vec<(&'a [u8], Value<'a>)>,
-    made: Zeroizing<Vec<u8>>,
+    made: Wiped,
     /// How many of the requester's headers were left out, for a metric.
     pub dropped: u32,
 }
@@ -35,8 +36,7 @@ const USUALLY_MADE: usize = 1_024;
 
 impl<'a> Outgoing<'a> {
     pub(crate) fn empty() -> Outgoing<'a> {
-        let made = Zeroizing::new(Vec::with_capacity(USUALLY_MADE));
-        Outgoing { headers: Vec::with_capacity(32), made, dropped: 0 }
+        Outgoing { headers: Vec::with_capacity(32), made: Wiped::with_capacity(USUALLY_MADE), dropped: 0 }
     }
 
     /// Sets a header to a value that outlives this.
@@ -47,13 +47,7 @@ impl<'a> Outgoing<'a> {
     /// Sets a header to a copy of `value`.
     fn make(&mut self, name: &'a [u8], value: &[u8]) {
         let start = self.made.len();
-        // A vector that grows leaves its old memory behind unwiped; this one does not.
-        if self.made.capacity() - start < value.len() {
-            let mut larger = Zeroizing::new(Vec::with_capacity((start + value.len()) * 2));
-            larger.extend_from_slice(&self.made);
-            self.made = larger;
-        }
-        self.made.extend_from_slice(value);
+        self.made.extend(value);
         self.headers.push((name, Value::Made(start..self.made.len())));
     }
 

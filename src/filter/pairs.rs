@@ -1,8 +1,8 @@
 //! Header maps as proxy-wasm serialises them: a count, the lengths of all names and values, then the bytes, each followed by
 //! NUL; integers little-endian. Names and values are bytes: a client may send what is not UTF-8.
 
+use crate::wiped::Wiped;
 use core::ops::Range;
-use zeroize::Zeroizing;
 
 /// Envoy empties a map silently that is set with more pairs or bytes (proxy-wasm-cpp-host, `pairs_util.cc`).
 const MAX_PAIRS: usize = 1_024;
@@ -11,14 +11,14 @@ const MAX_BYTES: usize = 1_048_576;
 /// A header map that was read, in one allocation, wiped when dropped: a bearer stands in it.
 #[derive(Debug, Default)]
 pub struct Pairs {
-    bytes: Zeroizing<Vec<u8>>,
+    bytes: Wiped,
     spans: Vec<(Range<usize>, Range<usize>)>,
 }
 
 impl Pairs {
     /// Reads a serialised map; `None` if the host wrote what is not one. No bytes at all are an empty map.
     pub fn parse(bytes: Vec<u8>) -> Option<Pairs> {
-        let bytes = Zeroizing::new(bytes);
+        let bytes = Wiped::new(bytes);
         if bytes.is_empty() {
             return Some(Pairs::default());
         }
@@ -80,9 +80,7 @@ impl Pairs {
 pub struct TooLarge;
 
 /// Serialises a map.
-pub fn encode<'a>(
-    pairs: impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone,
-) -> Result<Zeroizing<Vec<u8>>, TooLarge> {
+pub fn encode<'a>(pairs: impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone) -> Result<Wiped, TooLarge> {
     let (count, text) = pairs
         .clone()
         .fold((0usize, 0usize), |(n, bytes), (name, value)| (n + 1, bytes + name.len() + value.len() + 2));
@@ -90,7 +88,8 @@ pub fn encode<'a>(
     if count > MAX_PAIRS || total > MAX_BYTES {
         return Err(TooLarge);
     }
-    let mut out = Zeroizing::new(Vec::with_capacity(total));
+    // All of it fits, so that it never moves.
+    let mut out = Vec::with_capacity(total);
     // All lengths are below MAX_BYTES.
     out.extend((count as u32).to_le_bytes());
     for (name, value) in pairs.clone() {
@@ -103,7 +102,7 @@ pub fn encode<'a>(
         out.extend_from_slice(value);
         out.push(0);
     }
-    Ok(out)
+    Ok(Wiped::new(out))
 }
 
 #[cfg(test)]

@@ -45,17 +45,14 @@ impl Load {
         Self::start_with(clients, connections, every, source, || ())
     }
 
-    /// The same, but whoever sends it takes as little as possible from the machine: in the world it would have another.
+    /// The same, but whoever sends it stands aside.
     pub fn start_aside(
         clients: &[Client],
         connections: usize,
         every: Duration,
         source: Arc<impl Source>,
     ) -> Self {
-        Self::start_with(clients, connections, every, source, || {
-            // On Linux a priority is the thread's (setpriority(2), "C library/kernel differences").
-            let _ = rustix::process::setpriority_process(None, LOWEST);
-        })
+        Self::start_with(clients, connections, every, source, stand_aside)
     }
 
     fn start_with(
@@ -94,6 +91,13 @@ impl Drop for Load {
 
 /// The priority of those who must not be in the way.
 const LOWEST: i32 = 19;
+
+/// From here on this thread takes as little as possible from the machine: for those who in the world would have another.
+pub fn stand_aside() {
+    // On Linux a priority is the thread's (setpriority(2), "C library/kernel differences").
+    let _ = rustix::process::setpriority_process(None, LOWEST);
+}
+
 /// Between two attempts to connect.
 const BETWEEN_CONNECTS: Duration = Duration::from_millis(10);
 

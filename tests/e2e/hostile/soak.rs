@@ -5,7 +5,7 @@ use harness::fleet::{with_settings, with_upstream};
 use harness::gateway::{Gateway, Options};
 use harness::http::{Client, Connection};
 use harness::judging::Judging;
-use harness::load::{Load, Sample, Source, percentile};
+use harness::load::{Load, Sample, Source, percentile, stand_aside};
 use harness::memory::Memory;
 use harness::origin::{RECORDER, Recorded};
 use serde_json::json;
@@ -61,7 +61,7 @@ pub(super) fn gateway(name: &str, change: impl Fn(String) -> String) -> (Gateway
     let upstream = Judging::start(judge).unwrap();
     let options = Options { trace: false, observed: false, ..options(folder(name)) };
     let port = upstream.port.number();
-    // A worker's own bound on who sends unknown tokens is not what is looked at: everything comes from one address.
+    // With the bound on unknown tokens that everybody has, although everything comes from one address.
     let gateway = Gateway::start_with(options, |config| {
         with_settings(with_upstream(change(config), port)?, r#""staleness": "60s""#)
     })
@@ -181,9 +181,13 @@ fn abuse_beside_good_traffic_neither_grows_nor_gets_anything() {
     let (flooded, slow, cut, huge) = std::thread::scope(|scope| {
         let flood =
             Load::start_aside(&clients, sizes.random, Duration::from_millis(4), Arc::new(Random::default()));
-        let slow = scope.spawn(|| slow_bodies(client, good, sizes.slow, &ending));
-        let cut = scope.spawn(|| resets(client, good, &ending));
-        let huge = scope.spawn(|| huge_headers(client, &ending));
+        let aside = |abuse: &dyn Fn() -> usize| {
+            stand_aside();
+            abuse()
+        };
+        let slow = scope.spawn(|| aside(&|| slow_bodies(client, good, sizes.slow, &ending)));
+        let cut = scope.spawn(|| aside(&|| resets(client, good, &ending)));
+        let huge = scope.spawn(|| aside(&|| huge_headers(client, &ending)));
         std::thread::sleep(sizes.abuse);
         ending.store(true, Ordering::Relaxed);
         (flood.stop(), slow.join().unwrap(), cut.join().unwrap(), huge.join().unwrap())
