@@ -158,6 +158,12 @@ fn huge_headers(client: &Client, ending: &AtomicBool) -> usize {
     count
 }
 
+/// Abuse by somebody who in the world would have a machine of their own.
+fn aside(abuse: impl FnOnce() -> usize) -> usize {
+    stand_aside();
+    abuse()
+}
+
 fn p99(samples: &[Sample], began: Instant, ended: Instant) -> Duration {
     let within = samples.iter().filter(|sample| sample.began >= began && sample.ended <= ended);
     let mut took: Vec<Duration> = within.map(|sample| sample.ended - sample.began).collect();
@@ -181,13 +187,9 @@ fn abuse_beside_good_traffic_neither_grows_nor_gets_anything() {
     let (flooded, slow, cut, huge) = std::thread::scope(|scope| {
         let flood =
             Load::start_aside(&clients, sizes.random, Duration::from_millis(4), Arc::new(Random::default()));
-        let aside = |abuse: &dyn Fn() -> usize| {
-            stand_aside();
-            abuse()
-        };
-        let slow = scope.spawn(|| aside(&|| slow_bodies(client, good, sizes.slow, &ending)));
-        let cut = scope.spawn(|| aside(&|| resets(client, good, &ending)));
-        let huge = scope.spawn(|| aside(&|| huge_headers(client, &ending)));
+        let slow = scope.spawn(|| aside(|| slow_bodies(client, good, sizes.slow, &ending)));
+        let cut = scope.spawn(|| aside(|| resets(client, good, &ending)));
+        let huge = scope.spawn(|| aside(|| huge_headers(client, &ending)));
         std::thread::sleep(sizes.abuse);
         ending.store(true, Ordering::Relaxed);
         (flood.stop(), slow.join().unwrap(), cut.join().unwrap(), huge.join().unwrap())
