@@ -14,8 +14,7 @@ pub enum HeadersStatus {
     StopAllAndWatermark = 4,
 }
 
-/// What a body callback answers: Envoy's `FilterDataStatus`. `StopIterationAndWatermark` (2) is left out on purpose: reading
-/// the body in a callout's callback after it crashes Envoy 1.40.
+/// What a body callback answers: Envoy's `FilterDataStatus`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum DataStatus {
@@ -23,6 +22,9 @@ pub enum DataStatus {
     Continue = 0,
     /// Keep it in Envoy's buffer and wait.
     StopAndBuffer = 1,
+    /// Keep it in Envoy's buffer for a moment. Not where the body may be read outside a body callback afterwards: that crashes
+    /// Envoy 1.40.
+    StopAndWatermark = 2,
     /// Throw it away.
     StopNoBuffer = 3,
 }

@@ -61,6 +61,8 @@ struct Body {
     /// Bytes that Envoy holds; cumulative while we hold.
     held: usize,
     hashed: usize,
+    /// A body callback came.
+    begun: bool,
     ended: bool,
     trailers: bool,
     hasher: Sha256,
@@ -128,6 +130,7 @@ impl Exchange {
 
     /// More of the body is there, `held` bytes in all; `ended`: and that is all of it.
     pub fn on_body(&mut self, held: usize, ended: bool) {
+        self.body.begun = true;
         self.body.held = held;
         self.body.ended |= ended;
     }
@@ -171,6 +174,11 @@ impl Exchange {
     /// Whether a body was announced of which nothing has come.
     pub fn awaits_first_byte(&self) -> bool {
         !self.body.ended && self.body.held == 0 && !self.held_whole
+    }
+
+    /// Whether a part of its body is held, and more is to come.
+    pub fn is_within_body(&self) -> bool {
+        self.body.begun && !self.body.ended
     }
 
     /// Whether all of the request has come.

@@ -19,12 +19,14 @@ pub(crate) struct Streaming {
     pub(crate) life: Option<(Rc<Opened>, Proof)>,
     /// How much of the body is still to come, where that was announced.
     pub(crate) left: Option<usize>,
+    /// Its next piece does not pass by itself: see [`crate::Worker::on_tick`].
+    pub(crate) moved: bool,
 }
 
 impl Streaming {
     /// A control request's body.
     pub(crate) fn control() -> Streaming {
-        Streaming { passing: Passing::AsItIs, life: None, left: None }
+        Streaming { passing: Passing::AsItIs, life: None, left: None, moved: false }
     }
 
     /// Whether upstream has all of it, and only the end is to be said.

@@ -143,6 +143,8 @@ pub struct Worker {
     stats: Stats,
     body_callback_seen: bool,
     slow_first_bytes_checked: Duration,
+    /// Requests of which a piece is held until the next tick.
+    until_tick: Vec<ContextId>,
     /// When the first tick came.
     began: Option<Duration>,
     #[cfg(any(feature = "diagnose", not(target_arch = "wasm32")))]
@@ -167,6 +169,7 @@ impl Worker {
             stats: Stats::default(),
             body_callback_seen: false,
             slow_first_bytes_checked: Duration::ZERO,
+            until_tick: Vec::new(),
             began: None,
             #[cfg(any(feature = "diagnose", not(target_arch = "wasm32")))]
             diagnosis: Default::default(),
@@ -230,6 +233,7 @@ impl Worker {
         size: usize,
         ended: bool,
     ) -> DataStatus {
+        self.no_longer_until_tick(context);
         let Some(mut exchange) = self.requests.take_waiting(context) else {
             if ended {
                 self.give_refusal(host, context);
@@ -263,6 +267,7 @@ impl Worker {
 
     /// The body ended with trailers; they are dropped.
     pub fn on_request_trailers(&mut self, host: &mut impl Host, context: ContextId) -> TrailersStatus {
+        self.no_longer_until_tick(context);
         let Some(mut exchange) = self.requests.take_waiting(context) else {
             self.give_refusal(host, context);
             if let Some(streaming) = self.requests.take_streaming(context) {
@@ -295,6 +300,7 @@ impl Worker {
     pub fn on_delete(&mut self, context: ContextId) {
         // A lookup that it waits for goes on: others may wait for it too, and it belongs to the worker.
         self.requests.remove(context);
+        self.no_longer_until_tick(context);
         #[cfg(any(feature = "diagnose", not(target_arch = "wasm32")))]
         self.diagnosis.forget(context);
     }
@@ -312,6 +318,7 @@ impl Worker {
         self.answer_all(host, waiting, &Reply::unavailable());
         let mut worker = Worker::new(config, records, watcher);
         worker.requests = self.requests;
+        worker.until_tick = self.until_tick;
         worker.stats = self.stats;
         #[cfg(any(feature = "diagnose", not(target_arch = "wasm32")))]
         {
@@ -330,8 +337,15 @@ impl Worker {
     }
 
     /// Time passes: poll the feed, hand over what was counted, look after requests that wait in vain.
+    ///
+    /// And let go on what was held until now. After a request that was held within its body is let go, Envoy moves the body's next
+    /// piece into its buffer, and up to 1.39 loses it if that is then let pass (envoyproxy/envoy#46842): it is held, and goes on
+    /// with the piece that follows, or now.
     pub fn on_tick(&mut self, host: &mut impl Host) {
         let now = host.now();
+        for context in core::mem::take(&mut self.until_tick) {
+            host.resume(context);
+        }
         if let Poll::Idle { due, pause } = self.poll
             && now.monotonic >= due
             && self.config.registry.is_some()
@@ -355,6 +369,11 @@ impl Worker {
             self.slow_first_bytes_checked = now.monotonic;
             self.refuse_missing_bodies(host, now);
         }
+    }
+
+    /// What follows takes along what is held.
+    fn no_longer_until_tick(&mut self, context: ContextId) {
+        self.until_tick.retain(|other| *other != context);
     }
 
     fn refuse_missing_bodies(&mut self, host: &mut impl Host, now: Now) {
@@ -593,6 +612,7 @@ impl Worker {
                                         passing,
                                         life: Some((Rc::clone(opened), *proof)),
                                         left: exchange.announced(),
+                                        moved: false,
                                     };
                                     if self.send(host, context, &outgoing, trailers, Outcome::Granted) {
                                         #[cfg(any(feature = "diagnose", not(target_arch = "wasm32")))]
@@ -692,16 +712,18 @@ impl Worker {
 
     /// Moves a request on outside its own callbacks: what goes on must be resumed.
     fn move_held(&mut self, host: &mut impl Host, context: ContextId, exchange: Box<Exchange>) {
-        let (held, complete) = (exchange.held(), exchange.is_complete());
+        let (held, complete, moved) = (exchange.held(), exchange.is_complete(), exchange.is_within_body());
         match self.advance(host, context, exchange) {
             Moved::Waiting(exchange) => {
                 self.requests.put(context, Held::Waiting(exchange));
             }
             // What was held does not come again.
-            Moved::Sent(streaming) => match self.pass(host, context, streaming, held, complete) {
-                DataStatus::Continue => host.resume(context),
-                DataStatus::StopAndBuffer | DataStatus::StopNoBuffer => {}
-            },
+            Moved::Sent(streaming) => {
+                let streaming = Streaming { moved, ..streaming };
+                if self.pass(host, context, streaming, held, complete) == DataStatus::Continue {
+                    host.resume(context);
+                }
+            }
             Moved::Refused(reply, drains) => self.refuse(host, context, reply, drains),
         }
     }

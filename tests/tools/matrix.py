@@ -21,9 +21,6 @@ FAILED = re.compile(r"^test (\S+) \.\.\. FAILED$", re.MULTILINE)
 # The first patch release of a line in which every advisory is mended that touches what the filter relies on; of other lines the first
 # that we test is beyond it. CVE-2026-26311.
 SECURE = {(1, 36): 5, (1, 37): 1}
-# The first of our versions in which an upload never stalls: before, Envoy can lose a frame of a body when a request that was held is let
-# go (envoyproxy/envoy#46842). revocation::uploads meets it four times of five.
-LOSES_NO_FRAME = (1, 39, 3)
 
 
 def envoys():
@@ -45,8 +42,6 @@ def note(version):
     notes = []
     if least is not None and patch < least:
         notes.append(f"**below the security minimum {major}.{minor}.{least}**: for function only, do not run it")
-    if parts(version) < LOSES_NO_FRAME:
-        notes.append("an upload that had to wait for the registry may get no answer: `revocation::uploads` failed in 4 of 5 runs; not traced, envoyproxy/envoy#46842 is suspected")
     return "; ".join(notes)
 
 

@@ -8,6 +8,7 @@
 )]
 
 mod configured;
+mod let_go;
 mod midnight;
 mod noted;
 mod payloads;

@@ -270,7 +270,9 @@ impl Worker {
         match self.forward_control(host, context, &exchange.incoming) {
             Ok(_) => {
                 if !exchange.is_complete() {
-                    self.requests.put(context, Held::Streaming(Streaming::control()));
+                    let moved = exchange.is_within_body();
+                    let streaming = Streaming { moved, ..Streaming::control() };
+                    self.requests.put(context, Held::Streaming(streaming));
                 }
                 if exchange.has_trailers() {
                     host.clear_request_trailers(context);

@@ -25,7 +25,16 @@ impl Worker {
     ) -> DataStatus {
         let last = ended || is_rest(&streaming, size);
         match self.judge_streaming(host, &mut streaming, last) {
-            Life::Alive => self.pass(host, context, streaming, size, ended),
+            Life::Alive => {
+                let moved = core::mem::take(&mut streaming.moved) && size > 0;
+                match self.pass(host, context, streaming, size, ended) {
+                    DataStatus::Continue if moved => {
+                        self.until_tick.push(context);
+                        DataStatus::StopAndWatermark
+                    }
+                    status => status,
+                }
+            }
             Life::Dead => {
                 self.refuse(host, context, Reply::unauthorized(), false);
                 DataStatus::StopNoBuffer
@@ -51,12 +60,12 @@ impl Worker {
         size: usize,
         ended: bool,
     ) -> DataStatus {
-        let Streaming { passing, life, left } = streaming;
+        let Streaming { passing, life, left, moved } = streaming;
         match take_through(host, context, passing, size, ended) {
             Ok(None) => DataStatus::Continue,
             Ok(Some(passing)) => {
                 let left = left.map(|left| left.saturating_sub(size));
-                self.requests.put(context, Held::Streaming(Streaming { passing, life, left }));
+                self.requests.put(context, Held::Streaming(Streaming { passing, life, left, moved }));
                 DataStatus::Continue
             }
             Err(reply) => {
@@ -171,7 +180,7 @@ impl Worker {
     pub(super) fn close(&mut self, host: &mut impl Host, context: ContextId, closing: Closing, proof: Proof) {
         let Closing { opened, passing, trailers } = closing;
         if let Some(passing) = passing {
-            let streaming = Streaming { passing, life: Some((opened, proof)), left: Some(0) };
+            let streaming = Streaming { passing, life: Some((opened, proof)), left: Some(0), moved: false };
             self.requests.put(context, Held::Streaming(streaming));
         }
         if trailers {

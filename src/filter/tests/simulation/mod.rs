@@ -31,6 +31,12 @@ pub struct Envoy {
     pub trailers_cleared: Vec<u32>,
     pub replies: HashMap<u32, (u16, String)>,
     pub resumed: Vec<u32>,
+    /// Requests whose body Envoy gathers in its buffer, since the last body callback answered so.
+    gathers: HashSet<u32>,
+    /// Requests that stand still.
+    stopped: HashSet<u32>,
+    /// Pieces that the filter has seen, and that go on with what follows.
+    seen: HashMap<u32, Vec<u8>>,
     /// Calls made: id, path.
     pub calls: Vec<(u32, String)>,
     pub shared: HashMap<String, Vec<u8>>,
@@ -104,7 +110,8 @@ impl Host for Envoy {
 
     fn resume(&mut self, context: u32) {
         self.resumed.push(context);
-        if let Some(held) = self.bodies.remove(&context) {
+        self.stopped.remove(&context);
+        for held in [self.seen.remove(&context), self.bodies.remove(&context)].into_iter().flatten() {
             self.upstream.entry(context).or_default().extend(held);
         }
         if self.ended.contains(&context) {
@@ -265,8 +272,26 @@ impl Bench {
         let size = body.len();
         self.envoy.ended.extend(ended.then_some(context));
         let status = self.worker.on_request_body(&mut self.envoy, context, size, ended);
+        self.note_status(context, size, status);
         self.note_whole(context, status == DataStatus::Continue);
         status
+    }
+
+    fn note_status(&mut self, context: u32, size: usize, status: DataStatus) {
+        let (gathered, stood) =
+            (self.envoy.gathers.contains(&context), self.envoy.stopped.contains(&context));
+        assert!(
+            status != DataStatus::Continue || !gathered || stood || size == 0,
+            "an Envoy before 1.39.3 loses this piece: envoyproxy/envoy#46842"
+        );
+        match status {
+            DataStatus::StopAndBuffer => self.envoy.gathers.insert(context),
+            _ => self.envoy.gathers.remove(&context),
+        };
+        match status {
+            DataStatus::Continue => self.envoy.stopped.remove(&context),
+            _ => self.envoy.stopped.insert(context),
+        };
     }
 
     fn note_whole(&mut self, context: u32, goes_on: bool) {
@@ -275,18 +300,36 @@ impl Bench {
         }
     }
 
-    /// More of a body whose request was let go: Envoy hands over what is new, and passes on what it then finds there.
+    /// More of a body whose request was let go: Envoy hands over what is new, and passes on what it then finds there. What is held
+    /// until the next tick is so here.
     pub fn stream(&mut self, context: u32, more: &[u8], ended: bool) -> DataStatus {
+        let status = self.piece(context, more, ended);
+        if status != DataStatus::StopAndWatermark {
+            return status;
+        }
+        self.worker.on_tick(&mut self.envoy);
+        assert!(!self.envoy.stopped.contains(&context), "it goes on with the next tick");
+        DataStatus::Continue
+    }
+
+    /// The same, without a tick.
+    pub fn piece(&mut self, context: u32, more: &[u8], ended: bool) -> DataStatus {
         let held = self.envoy.bodies.entry(context).or_default();
         held.extend(more);
         let size = held.len();
         self.envoy.ended.extend(ended.then_some(context));
         let status = self.worker.on_request_body(&mut self.envoy, context, size, ended);
+        self.note_status(context, size, status);
         // What is held comes with what follows, or when the request is resumed.
         if status != DataStatus::StopAndBuffer {
-            let passed = self.envoy.bodies.remove(&context).unwrap();
-            if status == DataStatus::Continue {
-                self.envoy.upstream.entry(context).or_default().extend(passed);
+            let piece = self.envoy.bodies.remove(&context).unwrap();
+            match status {
+                DataStatus::Continue => {
+                    let seen = self.envoy.seen.remove(&context).unwrap_or_default();
+                    self.envoy.upstream.entry(context).or_default().extend(seen.into_iter().chain(piece));
+                }
+                DataStatus::StopAndWatermark => self.envoy.seen.entry(context).or_default().extend(piece),
+                _ => {}
             }
         }
         self.note_whole(context, status == DataStatus::Continue);
