@@ -131,16 +131,22 @@ install_wasm_target() {
     rustup target add "$target" >&2
 }
 
+# A program of cargo's into .tools/bin. Not optimised: they are built more often than anybody waits for them to run.
+install_program() { # install_program CRATE@VERSION [OPTION…]
+    CARGO_PROFILE_RELEASE_OPT_LEVEL="${optimised:-0}" CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+        CARGO_PROFILE_RELEASE_DEBUG=false cargo install --root .tools --locked "$@" >&2
+}
+
 install_cargo_deny() {
     if [ -x .tools/bin/cargo-deny ] && .tools/bin/cargo-deny --version | grep -q " $cargo_deny_version\$"; then return; fi
     say "building cargo-deny $cargo_deny_version into .tools/bin (some minutes, once)"
-    cargo install --root .tools --locked "cargo-deny@$cargo_deny_version" >&2
+    install_program "cargo-deny@$cargo_deny_version"
 }
 
 install_cargo_cyclonedx() {
     if [ -x .tools/bin/cargo-cyclonedx ] && .tools/bin/cargo-cyclonedx cyclonedx --version | grep -q " $cargo_cyclonedx_version\$"; then return; fi
     say "building cargo-cyclonedx $cargo_cyclonedx_version into .tools/bin (a minute, once)"
-    cargo install --root .tools --locked "cargo-cyclonedx@$cargo_cyclonedx_version" >&2
+    install_program "cargo-cyclonedx@$cargo_cyclonedx_version"
 }
 
 install_cargo_fuzz() {
@@ -150,13 +156,13 @@ install_cargo_fuzz() {
     }
     if [ -x .tools/bin/cargo-fuzz ] && .tools/bin/cargo-fuzz --version | grep -q " $cargo_fuzz_version\$"; then return; fi
     say "building cargo-fuzz $cargo_fuzz_version into .tools/bin (a minute, once)"
-    cargo install --root .tools --locked "cargo-fuzz@$cargo_fuzz_version" >&2
+    install_program "cargo-fuzz@$cargo_fuzz_version"
 }
 
 install_cargo_mutants() {
     if [ -x .tools/bin/cargo-mutants ] && .tools/bin/cargo-mutants mutants --version | grep -q " $cargo_mutants_version\$"; then return; fi
     say "building cargo-mutants $cargo_mutants_version into .tools/bin (a minute, once)"
-    cargo install --root .tools --locked "cargo-mutants@$cargo_mutants_version" >&2
+    install_program "cargo-mutants@$cargo_mutants_version"
 }
 
 # Not among the workspace's own dependencies: it brings some 250 crates, which would be built with every profile.
@@ -165,8 +171,7 @@ install_s3_server() {
     if [ -x .tools/bin/s3s-fs ] && [ "$(cat "$stamp" 2>/dev/null)" = "$s3s_fs_version" ]; then return; fi
     say "building s3s-fs $s3s_fs_version into .tools/bin (some minutes, once)"
     # Optimised a little: it hashes every byte of every chunk, and nobody waits for the rest.
-    CARGO_PROFILE_RELEASE_OPT_LEVEL=2 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
-        cargo install --root .tools --locked --features binary "s3s-fs@$s3s_fs_version" >&2
+    optimised=2 install_program --features binary "s3s-fs@$s3s_fs_version"
     echo "$s3s_fs_version" >"$stamp"
 }
 
