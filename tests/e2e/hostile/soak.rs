@@ -120,7 +120,16 @@ fn slow_bodies(client: &Client, good: &Good, count: usize, ending: &AtomicBool) 
             open.push(connection);
         }
         most = most.max(open.len());
-        open.retain_mut(|connection| connection.write(b"x").is_ok());
+        // Spread over the second, as from clients that know nothing of each other.
+        let mut alive = Vec::with_capacity(count);
+        let due = |number: usize| Duration::from_secs(1) * number as u32 / count as u32;
+        for (number, mut connection) in open.into_iter().enumerate() {
+            if number % 10 == 0 {
+                std::thread::sleep(due(number).saturating_sub(round.elapsed()));
+            }
+            alive.extend(connection.write(b"x").is_ok().then_some(connection));
+        }
+        open = alive;
         std::thread::sleep(Duration::from_secs(1).saturating_sub(round.elapsed()));
     }
     most
