@@ -138,6 +138,25 @@ pub fn command(config: &Path) -> Outcome<Command> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_second_registry_is_an_endpoint_more() {
+        let listen = Ipv4Addr::LOCALHOST;
+        let second = Some((9453, 9454));
+        let one =
+            Upstreams { listen, gateway: 1, admin: 2, control: 9443, registry: 9444, second: None, aws: 3 };
+        let two = Upstreams { second, ..one };
+        let [one, two] =
+            [one, two].map(|upstreams| render(Path::new("/run"), Path::new("/m"), &upstreams).unwrap());
+        let more: Vec<&str> = two.lines().filter(|line| !one.contains(line)).map(str::trim).collect();
+        let endpoint = |port| {
+            format!(
+                "- endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }}"
+            )
+        };
+        assert_eq!(more, [endpoint(9453), endpoint(9454)]);
+        assert_eq!(two.lines().count(), one.lines().count() + 2);
+    }
+
     /// One port stands in for another's default here: a careless replacement would mix them up.
     #[test]
     fn ports_and_folders_are_replaced_and_nothing_else() {
