@@ -39,7 +39,7 @@ pub(crate) struct Capabilities {
     pub s3_signed: String,
 }
 
-/// Makes them in the store of the run folder `dir`, of whose tenant `tenant` holds the controls.
+/// Makes them in the store of the registry whose folder is `dir`, of whose tenant `tenant` holds the controls.
 pub(crate) fn make(dir: &Path, tenant: &Value, count: usize) -> Outcome<Capabilities> {
     let doing = || "making capabilities".to_owned();
     let home =

@@ -49,7 +49,7 @@ pub(crate) fn cluster(name: &str, port: u16) -> Value {
 
 /// Over mutual TLS, as envoy/local.yaml has it.
 pub(crate) fn registry_cluster(dir: &Path, port: u16) -> Value {
-    let file = |name: &str| json!({"filename": dir.join(name)});
+    let file = |name: &str| json!({"filename": harness::layout::gateway(dir).join(name)});
     let mut cluster = cluster("membrane_registry", port);
     cluster["transport_socket"] = json!({
         "name": "envoy.transport_sockets.tls",

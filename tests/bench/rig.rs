@@ -3,6 +3,7 @@
 use crate::capabilities::{self, Capabilities};
 use crate::envoys::{self, Envoy, SINK_HOST, Setup};
 use crate::upload::Sink;
+use harness::layout;
 use harness::ports::Ports;
 use harness::prepare::{self, Prepared};
 use harness::process::Process;
@@ -60,8 +61,8 @@ impl Rig {
         let ports = Ports::free()?;
         let prepared = prepare::folder(&folder.0, ports.gateway.number())?;
         let dir = prepared.dir.clone();
-        let capabilities = capabilities::make(&dir, &prepared.tenant, capabilities)?;
-        let registry = registry::serve(&dir, &dir.join("logs"), &ports, false)?;
+        let capabilities = capabilities::make(&layout::registry(&dir), &prepared.tenant, capabilities)?;
+        let registry = registry::serve(&layout::registry(&dir), &layout::logs(&dir), &ports, false)?;
         let upstream = Envoy::start("upstream", &dir, &envoys::upstream(), 1)?;
         let sink = Sink::start()?;
 

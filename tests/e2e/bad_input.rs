@@ -13,8 +13,11 @@ fn rows(gateway: &Gateway) -> Value {
         names = [row[0] for row in db.execute(\"select name from sqlite_master where type = 'table' and name <> 'watchers' order by name\")]\n\
         print(json.dumps({name: db.execute(f'select count(*) from \"{name}\"').fetchone()[0] for name in names}))";
     let python = harness::tool("python").unwrap();
-    let output =
-        Command::new(python).args(["-c", COUNT]).arg(gateway.dir.join("registry.db")).output().unwrap();
+    let output = Command::new(python)
+        .args(["-c", COUNT])
+        .arg(gateway.registry_dir().join("registry.db"))
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }

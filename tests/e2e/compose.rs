@@ -1,31 +1,34 @@
-//! docker-compose.yaml and Dockerfile. There may be no Docker where this runs: the file is held against Compose's own schema, and its
-//! services are started natively, by the very commands, environments and health checks that stand in it.
+//! docker-compose.yaml, docker-compose.postgres.yaml over it, and Dockerfile. There may be no Docker where this runs: the files are held
+//! against Compose's own schema, and their services are started natively, by the very commands, environments and health checks that
+//! stand in them, each where it sees no more of the run folder than its container does.
 
-use crate::{assert_error, eventually, folder};
-use harness::aws::{FUNCTION, REGION};
+mod mounts;
+mod native;
+mod walk;
+
+use crate::folder;
 use harness::gateway::text;
-use harness::http::Client;
-use harness::ports::Ports;
-use harness::process::Process;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::process::Command;
 
 /// Services without a health check: one only holds the namespace, the others end by themselves.
-const WITHOUT_HEALTH: [&str; 3] = ["capi", "init", "pod"];
+const WITHOUT_HEALTH: [&str; 4] = ["capi", "init", "password", "pod"];
+/// The files of one registry with SQLite, and those of two with PostgreSQL.
+const SQLITE: &[&str] = &["docker-compose.yaml"];
+const POSTGRES: &[&str] = &["docker-compose.yaml", "docker-compose.postgres.yaml"];
 
 fn repository_file(name: &str) -> String {
     std::fs::read_to_string(harness::repository().join(name)).unwrap()
 }
 
-/// What Compose makes of a file with these variables.
-fn read(file: &Path, variables: &[(&str, &str)]) -> Result<Value, String> {
+/// What Compose makes of files with these variables.
+fn read(files: &[PathBuf], variables: &[(&str, &str)]) -> Result<Value, String> {
     let output = Command::new(harness::tool("python").unwrap())
         .arg(harness::repository().join("tests/tools/compose.py"))
-        .arg(file)
         .arg(harness::repository().join("tests/vectors/compose/compose-spec.json"))
+        .args(files)
         .env_clear()
         .envs(variables.iter().copied())
         .output()
@@ -37,9 +40,9 @@ fn read(file: &Path, variables: &[(&str, &str)]) -> Result<Value, String> {
     }
 }
 
-fn services(variables: &[(&str, &str)]) -> Map<String, Value> {
-    let file = harness::repository().join("docker-compose.yaml");
-    read(&file, variables).unwrap()["services"].as_object().unwrap().clone()
+fn services(files: &[&str], variables: &[(&str, &str)]) -> Map<String, Value> {
+    let files: Vec<PathBuf> = files.iter().map(|file| harness::repository().join(file)).collect();
+    read(&files, variables).unwrap()["services"].as_object().unwrap().clone()
 }
 
 fn texts(value: &Value) -> Vec<&str> {
@@ -48,7 +51,7 @@ fn texts(value: &Value) -> Vec<&str> {
 
 #[test]
 fn it_is_valid_against_the_schema_of_compose() {
-    assert!(!services(&[]).is_empty());
+    assert!(!services(POSTGRES, &[]).is_empty());
     let dir = folder("compose-schema");
     std::fs::create_dir_all(&dir).unwrap();
     let file = dir.join("docker-compose.yaml");
@@ -61,15 +64,18 @@ fn it_is_valid_against_the_schema_of_compose() {
     ] {
         assert!(composed.contains(right), "{right}");
         std::fs::write(&file, composed.replace(right, wrong)).unwrap();
-        let refused = read(&file, &[]).unwrap_err();
+        let refused = read(std::slice::from_ref(&file), &[]).unwrap_err();
         assert!(refused.starts_with("$.services."), "{wrong} gave {refused}");
     }
 }
 
 #[test]
 fn nothing_in_it_is_root_writable_or_open() {
-    let mut published = Vec::new();
-    for (name, service) in services(&[]) {
+    let sqlite = services(SQLITE, &[]);
+    let all = sqlite.iter().map(|one| (one, false)).collect::<Vec<_>>();
+    let postgres = services(POSTGRES, &[]);
+    let mut published = BTreeSet::new();
+    for ((name, service), postgres) in all.into_iter().chain(postgres.iter().map(|one| (one, true))) {
         let user: Vec<u32> =
             service["user"].as_str().unwrap().split(':').map(|id| id.parse().unwrap()).collect();
         assert!(user.len() == 2 && !user.contains(&0), "{name}: {user:?}");
@@ -81,40 +87,58 @@ fn nothing_in_it_is_root_writable_or_open() {
         }
         let network = match name.as_str() {
             "pod" => Value::Null,
-            "init" => "none".into(),
+            "password" => "none".into(),
+            // Where PostgreSQL is, it makes the tables.
+            "init" if !postgres => "none".into(),
             _ => "service:pod".into(),
         };
         assert_eq!(service["network_mode"], network, "{name}");
         published.extend(texts(&service["ports"]).into_iter().map(str::to_owned));
+        assert!(
+            !service["environment"].to_string().to_lowercase().contains("password\":"),
+            "{name}: a password in the clear"
+        );
         for volume in service["volumes"].as_array().into_iter().flatten() {
-            let known = match volume["target"].as_str().unwrap() {
-                "/membrane/run" => volume["source"] == "./run" && volume["bind"]["create_host_path"] == false,
-                "/membrane/tests/tools/moto_server.py" => volume["read_only"] == true,
-                "/membrane/envoy/monitoring" => volume["read_only"] == true,
+            let target = volume["target"].as_str().unwrap();
+            let here = target.replacen("/membrane/", "./", 1);
+            let known = match here.as_str() {
+                "./run" => name == "init" && volume["bind"]["create_host_path"] == false,
+                _ if here.starts_with("./run/") => volume["bind"]["create_host_path"] == false,
+                "./tests/tools/moto_server.py" | "./envoy/monitoring" => volume["read_only"] == true,
                 _ => false,
             };
+            assert_eq!(volume["source"], here, "{name}");
             assert!(known, "{name} mounts {volume}");
         }
     }
-    assert_eq!(published, ["127.0.0.1:8443:8443", "127.0.0.1:9447:9447"]);
+    assert_eq!(published, ["127.0.0.1:8443:8443".into(), "127.0.0.1:9447:9447".into()].into());
 }
 
 /// A user's `docker compose up --wait` ends well only if whoever ends by itself is waited for by somebody (docker/compose#10596).
 #[test]
 fn every_part_has_a_health_check_and_is_waited_for() {
-    let services = services(&[]);
+    let sqlite = services(SQLITE, &[]);
+    let services = services(POSTGRES, &[]);
     let without: Vec<&str> = services
         .iter()
         .filter(|(_, service)| service["healthcheck"]["test"].is_null())
         .map(|(name, _)| name.as_str())
         .collect();
     assert_eq!(without, WITHOUT_HEALTH);
-    let conditions = |name: &str| services[name]["depends_on"].clone();
+    let conditions = |name: &str| sqlite[name]["depends_on"].clone();
     let completed = json!({"condition": "service_completed_successfully"});
     let healthy = json!({"condition": "service_healthy"});
     assert_eq!(conditions("registry"), json!({"init": completed}));
     assert_eq!(conditions("moto"), json!({"init": completed}));
     assert_eq!(conditions("gateway"), json!({"registry": healthy, "moto": healthy}));
+    let conditions = |name: &str| services[name]["depends_on"].clone();
+    assert_eq!(conditions("postgres"), json!({"password": completed}));
+    assert_eq!(conditions("init"), json!({"postgres": healthy}));
+    for registry in ["registry", "registry-2"] {
+        assert_eq!(conditions(registry), json!({"init": completed, "postgres": healthy}));
+    }
+    assert_eq!(conditions("moto"), json!({"init": completed}));
+    assert_eq!(conditions("gateway"), json!({"registry": healthy, "registry-2": healthy, "moto": healthy}));
 }
 
 #[test]
@@ -131,11 +155,13 @@ fn every_image_is_pinned_to_what_is_tested() {
         // Tags that are there; what they hold was not run here.
         "prom/prometheus:v3.5.0".into(),
         "grafana/grafana:12.1.0".into(),
+        // Of the version whose programs tests/tools/postgres.in brings.
+        "postgres:16.10".into(),
         format!("membrane-registry:{ours}"),
         format!("membrane-local:{ours}"),
     ]
     .into();
-    let services = services(&[]);
+    let services = services(POSTGRES, &[]);
     let images: BTreeSet<String> =
         services.values().map(|service| text(service, "image").unwrap().to_owned()).collect();
     assert_eq!(images, pinned);
@@ -189,7 +215,7 @@ fn the_images_are_small_pinned_and_without_root() {
     let (tag, digest) = stages["registry"].split_once("@sha256:").unwrap();
     assert!(tag.starts_with("debian:trixie-2") && digest.len() == 64, "{tag}");
     assert_eq!(stages["local"], "registry");
-    for built in services(&[]).values().filter_map(|service| service["build"]["target"].as_str()) {
+    for built in services(POSTGRES, &[]).values().filter_map(|service| service["build"]["target"].as_str()) {
         assert_eq!(users[built], "65532:65532", "{built}");
     }
     // Sources and compiler stay behind.
@@ -227,233 +253,22 @@ fn the_images_are_built_as_make_builds() {
     assert_eq!(context.matches('!').count(), 5);
 }
 
-/// The services of the file, natively: `/membrane` is a folder of this test's, the ports are free ones.
-struct Native {
-    root: PathBuf,
-    ports: Ports,
-    services: Map<String, Value>,
-    running: BTreeMap<String, Process>,
-}
-
-impl Native {
-    fn new(name: &str) -> Self {
-        let root = folder(name);
-        let ports = Ports::free().unwrap();
-        std::fs::create_dir_all(root.join("dist")).unwrap();
-        // What `mkdir -p run` makes.
-        std::fs::create_dir_all(root.join("run")).unwrap();
-        let root = root.canonicalize().unwrap();
-        std::fs::create_dir_all(root.join("tests/tools")).unwrap();
-        std::fs::create_dir_all(root.join("output")).unwrap();
-        // The image's module, and the file that is mounted.
-        for (file, there) in [
-            (harness::module().unwrap(), "dist/membrane.wasm"),
-            (harness::repository().join("tests/tools/moto_server.py"), "tests/tools/moto_server.py"),
-        ] {
-            std::os::unix::fs::symlink(file, root.join(there)).unwrap();
-        }
-        let services = services(&[("MEMBRANE_PORT", &ports.gateway.number().to_string())]);
-        Self { root, ports, services, running: BTreeMap::new() }
-    }
-
-    /// Puts our ports in the place of those of docs/wire.md: in two steps, so that none is taken for another's default.
-    fn with_our_ports(&self, words: &str) -> String {
-        let [_, admin, control, registry, metrics, aws] = Ports::DEFAULT;
-        let ours = [
-            (admin, &self.ports.admin, "\u{1}ADMIN"),
-            (control, &self.ports.control, "\u{1}CONTROL"),
-            (registry, &self.ports.registry, "\u{1}REGISTRY"),
-            (metrics, &self.ports.metrics, "\u{1}METRICS"),
-            (aws, &self.ports.aws, "\u{1}AWS"),
-        ];
-        // The gateway's own may contain one of them, and is ours already.
-        let gateway = self.ports.gateway.number().to_string();
-        let mut words = words.replace(&gateway, "\u{1}GATEWAY");
-        for (default, _, mark) in &ours {
-            words = words.replace(&default.to_string(), mark);
-        }
-        for (_, actual, mark) in &ours {
-            words = words.replace(mark, &actual.number().to_string());
-        }
-        words.replace("\u{1}GATEWAY", &gateway)
-    }
-
-    /// A command of a service, with the environment that stands in the file and no other.
-    fn command(&self, service: &str, words: &[&str]) -> Command {
-        let program = match words[0] {
-            "envoy" => harness::envoy::program().unwrap(),
-            "python3" => harness::tool("python").unwrap(),
-            ours @ ("membrane-registry" | "local-gateway" | "capi") => harness::program(ours).unwrap(),
-            system => system.into(),
-        };
-        let mut command = Command::new(program);
-        command.current_dir(&self.root).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
-        for (name, value) in self.services[service]["environment"].as_object().into_iter().flatten() {
-            command.env(name, value.as_str().unwrap());
-        }
-        for word in &words[1..] {
-            // In a container all addresses are behind the published port; here they are this machine's own.
-            command.arg(if *word == "0.0.0.0" { "127.0.0.1".to_owned() } else { self.with_our_ports(word) });
-        }
-        command
-    }
-
-    fn part(&self, name: &str) -> Command {
-        let service = &self.services[name];
-        let words = [texts(&service["entrypoint"]), texts(&service["command"])].concat();
-        self.command(name, &words)
-    }
-
-    /// Whether the service's health check succeeds now.
-    fn is_healthy(&self, name: &str) -> bool {
-        let test = texts(&self.services[name]["healthcheck"]["test"]);
-        assert_eq!(test[0], "CMD", "{name}");
-        self.command(name, &test[1..]).output().unwrap().status.success()
-    }
-
-    fn start(&mut self, name: &str) {
-        let log = self.root.join("output").join(name);
-        let has_health = !WITHOUT_HEALTH.contains(&name);
-        assert!(!has_health || !self.is_healthy(name), "{name} is healthy before it was started");
-        let mut process = Process::spawn(name, self.part(name), &log).unwrap();
-        if has_health {
-            process.wait_until(Duration::from_secs(60), "healthy", || self.is_healthy(name)).unwrap();
-        }
-        self.running.insert(name.to_owned(), process);
-    }
-
-    fn complete(&mut self, name: &str) -> Output {
-        let output = self.part(name).output().unwrap();
-        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
-        // Docker needs this not: the other ports in Envoy's configuration.
-        let config = self.root.join("run/envoy.yaml");
-        let rendered = std::fs::read_to_string(&config).unwrap();
-        let ours = rendered.lines().map(|line| {
-            if line.contains("port_value: ") { self.with_our_ports(line) } else { line.to_owned() }
-        });
-        std::fs::write(&config, ours.collect::<Vec<_>>().join("\n")).unwrap();
-        output
-    }
-
-    /// Everything that `docker compose up` starts, in its order.
-    fn up(&mut self) {
-        let services = self.services.clone();
-        let mut left: BTreeSet<&String> = services
-            .iter()
-            .filter(|(_, service)| service["profiles"].is_null())
-            .map(|(name, _)| name)
-            .collect();
-        while !left.is_empty() {
-            let awaits = |name: &String| {
-                services[name]["depends_on"]
-                    .as_object()
-                    .is_some_and(|on| on.keys().any(|other| left.contains(other)))
-            };
-            let next = *left.iter().find(|name| !awaits(name)).expect("a service that awaits no other");
-            let ends = services.values().any(|service| {
-                service["depends_on"][next.as_str()]["condition"] == "service_completed_successfully"
-            });
-            if ends {
-                self.complete(next);
-            } else {
-                self.start(next);
-            }
-            left.remove(next);
-        }
-    }
-
-    fn json(&self, file: &str) -> Value {
-        serde_json::from_slice(&std::fs::read(self.root.join(file)).unwrap()).unwrap()
-    }
-
-    /// `docker compose run --rm -T capi …`
-    fn capi(&self, arguments: &[&str]) -> Value {
-        let mut command = self.part("capi");
-        let output =
-            command.args(arguments).args(["--trustedCA-file-path", "run/trusted-ca.json"]).output().unwrap();
-        assert!(output.status.success(), "capi: {}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-}
-
-fn said(command: &Command) -> (PathBuf, Vec<String>) {
-    let arguments = command.get_args().map(|argument| argument.to_str().unwrap().to_owned()).collect();
-    (command.get_program().into(), arguments)
-}
-
+/// What stands in both files, since an anchor is its file's own.
 #[test]
-fn its_parts_are_started_as_make_run_starts_them() {
-    let native = Native::new("compose-commands");
-    let run = native.root.join("run");
-    let (here, repository) =
-        (format!("{}/", native.root.display()), format!("{}/", harness::repository().display()));
-    // `make run` names folders from the root, Compose from the repository's folder.
-    let relative = |(program, arguments): (PathBuf, Vec<String>)| {
-        let shorten = |argument: String| argument.replace(&here, "").replace(&repository, "");
-        (program, arguments.into_iter().map(shorten).collect::<Vec<_>>())
+fn what_is_written_twice_is_the_same() {
+    let (sqlite, postgres) = (services(SQLITE, &[]), services(POSTGRES, &[]));
+    // The second registry is the first with other ports and another folder.
+    let mut second = postgres["registry-2"].to_string().replace("registry-2", "registry");
+    for (of_second, of_first) in harness::ports::Ports::SECOND_REGISTRY.into_iter().zip([9443, 9444, 9445]) {
+        second = second.replace(&of_second.to_string(), &of_first.to_string());
+    }
+    let mut first = postgres["registry"].clone();
+    first.as_object_mut().unwrap().remove("build");
+    first["pull_policy"] = "never".into();
+    assert_eq!(serde_json::from_str::<Value>(&second).unwrap(), first);
+    let words = |services: &Map<String, Value>, name: &str| {
+        texts(&services[name]["command"]).into_iter().map(str::to_owned).collect::<Vec<_>>()
     };
-    for (name, made) in [
-        ("registry", harness::registry::command(&run, &native.ports).unwrap()),
-        ("moto", harness::aws::command(&run, native.ports.aws.number()).unwrap()),
-        ("gateway", harness::envoy::command(&run.join("envoy.yaml")).unwrap()),
-    ] {
-        assert_eq!(relative(said(&native.part(name))), relative(said(&made)), "{name}");
-    }
-}
-
-/// Create, export, invoke, revoke, by what a person finds in run/ after `docker compose up`.
-#[test]
-fn its_services_walk() {
-    let mut native = Native::new("compose-walk");
-    native.up();
-    let started: Vec<&str> = native.running.keys().map(String::as_str).collect();
-    assert_eq!(started, ["gateway", "moto", "pod", "registry"]);
-
-    let (tenant, aws) = (native.json("run/tenant.json"), native.json("run/aws.json"));
-    let member = |object: &Value, name: &str| text(object, name).unwrap().to_owned();
-    let client = Client::tls(native.ports.gateway.number(), &native.root.join("run/ca.pem")).unwrap();
-    assert_eq!(client.request("GET", "/").send().unwrap().status, 401);
-
-    let created =
-        native.capi(&["membrane", "create", "--capability", &member(&tenant, "create"), "--id", "payments"]);
-    let own = &created["capabilities"];
-    assert_eq!(member(&aws, "function"), FUNCTION);
-    let uri = format!("https://lambda.{REGION}.amazonaws.com/2015-03-31/functions/{FUNCTION}/invocations");
-    let exported = native.capi(&[
-        "membrane",
-        "export",
-        "--capability",
-        &member(own, "export"),
-        "--uri",
-        &uri,
-        "--method",
-        "POST",
-        "--aws4-hmac-sha256-aws-access-key-id",
-        &member(&aws, "accessKeyId"),
-        "--aws4-hmac-sha256-region",
-        &member(&aws, "region"),
-        "--aws4-hmac-sha256-service",
-        "lambda",
-        "--aws4-hmac-sha256-secret-access-key",
-        &member(&aws, "secretAccessKey"),
-    ]);
-    let capability = member(&exported, "capability");
-    let ask = || client.request("POST", "/").bearer(&capability).body(r#"{"hello":"world"}"#).send().unwrap();
-    let answer = ask();
-    assert_eq!((answer.status, answer.text().as_str()), (200, r#"{"hello":"world"}"#));
-
-    // A local AWS that begins anew, alone, knows the same key; and a second `up` finds what the first made.
-    drop(native.running.remove("moto"));
-    let gone = Instant::now();
-    while native.is_healthy("moto") {
-        assert!(gone.elapsed() < Duration::from_secs(5), "moto's health check succeeds without moto");
-    }
-    native.start("moto");
-    assert_eq!(native.json("run/aws.json"), aws);
-    assert_eq!(ask().status, 200);
-    native.complete("init");
-    assert_eq!(native.json("run/tenant.json"), tenant);
-
-    native.capi(&["membrane", "revoke", "--capability", &member(own, "revoke")]);
-    assert_error(&eventually(401, Duration::from_secs(5), ask), 401, "");
+    assert_eq!(words(&postgres, "init")[..words(&sqlite, "init").len()], words(&sqlite, "init"));
+    assert_eq!(words(&postgres, "prometheus")[1..], words(&sqlite, "prometheus")[1..]);
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 fn envoy_accepts_it() {
     let output = Command::new(harness::envoy::program().unwrap())
         .args(["--mode", "validate", "-c"])
-        .arg(shared().dir.join("envoy.yaml"))
+        .arg(harness::layout::envoy(&shared().dir))
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);

@@ -29,6 +29,9 @@ mod operator;
 mod outage;
 mod paging;
 mod pinned_bodies;
+#[path = "../../src/registry/tests/common/postgres.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the registry's tests need more of it")]
+mod postgres;
 mod production;
 mod reload;
 mod replicas;

@@ -139,6 +139,12 @@ fn prometheus_asks_where_things_listen() {
         ("/metrics".into(), format!("127.0.0.1:{metrics}").into()),
     ];
     assert_eq!(targets, expected);
+    // With PostgreSQL there is a second registry, and nothing else is otherwise.
+    let file = harness::repository().join("envoy/monitoring/prometheus-postgres.yaml");
+    let mut of_both = documents(&file).remove(0)["scrape_configs"].clone();
+    let targets = of_both[1]["static_configs"][0]["targets"].as_array_mut().unwrap();
+    assert_eq!(targets.pop(), Some(format!("127.0.0.1:{}", Ports::SECOND_REGISTRY[2]).into()));
+    assert_eq!(of_both, jobs);
     // The dashboard asks the data source that is set up.
     let sources =
         documents(&harness::repository().join("envoy/monitoring/grafana/datasources/prometheus.yaml"));

@@ -13,7 +13,7 @@ const SOON: Duration = Duration::from_secs(10);
 /// Runs `membrane-registry` on the gateway's own folder, while its server runs.
 fn operate(gateway: &Gateway, arguments: &[&str], stdin: &str) -> Output {
     let mut command = Command::new(harness::program("membrane-registry").unwrap());
-    command.args(arguments).arg("--dir").arg(&gateway.dir).env("MEMBRANE_LOG", "trace");
+    command.args(arguments).arg("--dir").arg(gateway.registry_dir()).env("MEMBRANE_LOG", "trace");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     // Who does not ask for it may have ended before it comes.

@@ -5,6 +5,7 @@ use crate::{assert_error, folder};
 use harness::aws::{FUNCTION, Moto, REGION};
 use harness::gateway::text;
 use harness::http::{Client, Response};
+use harness::layout;
 use harness::names::Names;
 use harness::origin::Origin;
 use harness::ports::{Port, Ports};
@@ -78,8 +79,8 @@ impl Production {
         let ports = Ports::free().unwrap();
         let Prepared { dir, tenant, .. } = prepare::folder(&folder(name), ports.gateway.number()).unwrap();
         let logs = dir.join("logs");
-        let registry = harness::registry::serve(&dir, &logs, &ports, true).unwrap();
-        let aws = Moto::start(&dir, &logs, ports.aws.number()).unwrap();
+        let registry = harness::registry::serve(&layout::registry(&dir), &logs, &ports, true).unwrap();
+        let aws = Moto::start(&layout::aws(&dir), &logs, ports.aws.number()).unwrap();
         let origin_port = Port::free().unwrap();
         let origin = Origin::start(origin_port.number(), ports.aws.number()).unwrap();
         let authority = Authority::new();
@@ -101,7 +102,7 @@ impl Production {
             // As everywhere, what is not 443 stands in the name of the host.
             (r#"["*.amazonaws.com"]"#, format!(r#"["*.amazonaws.com:{aws_port}"]"#)),
             ("/etc/membrane/tls/ca.pem", file("ca.pem")),
-            ("/etc/membrane/tls/", file("tls/")),
+            ("/etc/membrane/tls/", file("gateway/tls/")),
             ("/etc/membrane/membrane.wasm", harness::module().unwrap().display().to_string()),
             ("/etc/ssl/certs/ca-certificates.crt", file("aws-ca.pem")),
             (

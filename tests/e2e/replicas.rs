@@ -1,11 +1,7 @@
 //! Two registries on one PostgreSQL behind Envoy's load balancing. Either may die at any moment: nobody is refused who may, and nobody is
 //! let in whose capability is revoked.
 
-#[path = "../../src/registry/tests/common/postgres.rs"]
-#[allow(dead_code, unreachable_pub, reason = "the registry's tests need more of it")]
-mod postgres;
-
-use crate::folder;
+use crate::{folder, postgres};
 use harness::gateway::Membrane;
 use harness::load::{Load, Sample, Source};
 use harness::replicas::Replicas;

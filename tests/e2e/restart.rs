@@ -111,7 +111,7 @@ fn a_second_start_finds_its_data_again_and_two_run_beside_each_other() {
     let (dir, other_dir) = (folder("run"), folder("run-beside"));
     let run = Run::start(&dir, first.number());
     let beside = Run::start(&other_dir, second.number());
-    for file in ["ca.pem", "tenant.json", "aws.json", "registry.db", "ports.json", "logs"] {
+    for file in ["ca.pem", "tenant.json", "aws.json", "registry/registry.db", "ports.json", "logs"] {
         assert!(dir.join(file).exists(), "{file}");
     }
     let tenant = run.json("tenant.json");

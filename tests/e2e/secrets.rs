@@ -94,7 +94,7 @@ fn no_secret_is_found_in_store_or_logs() {
     eventually(401, Duration::from_secs(5), || gateway.request(&delegated, "GET", "/").send().unwrap());
 
     // The search finds what is there: the files that are meant to hold secrets.
-    let kept = canaries.search(&[gateway.dir.join("tenant.json"), gateway.dir.join("aws.json")]).unwrap();
+    let kept = canaries.search(&[gateway.dir.join("tenant.json"), gateway.dir.join("aws")]).unwrap();
     assert!(
         ["create", "query", "deleteSelf", "the AWS secret"]
             .iter()
@@ -108,12 +108,12 @@ fn no_secret_is_found_in_store_or_logs() {
         assert!(!content.is_empty() && content.contains(trace), "{log} has no {trace}");
     }
 
-    let meant: Vec<PathBuf> =
-        ["tenant.json", "aws.json", "aws-seed"].map(|file| gateway.dir.join(file)).into();
+    let meant: Vec<PathBuf> = ["tenant.json", "aws.json", "aws"].map(|file| gateway.dir.join(file)).into();
     let mut places: Vec<PathBuf> =
         std::fs::read_dir(&gateway.dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     places.retain(|place| !meant.contains(place));
-    assert!(places.contains(&gateway.dir.join("registry.db")) && places.contains(&gateway.dir.join("logs")));
+    assert!(gateway.registry_dir().join("registry.db").exists());
+    assert!(places.contains(&gateway.registry_dir()) && places.contains(&gateway.dir.join("logs")));
     assert_eq!(canaries.search(&places).unwrap(), Vec::<String>::new());
 
     let admin = Client::plain(gateway.ports.admin.number());

@@ -98,7 +98,8 @@ impl Drop for BearerProxy {
 }
 
 fn server_config(run: &Path) -> Outcome<Arc<ServerConfig>> {
-    let (chain, key) = (run.join("tls/gateway.pem"), run.join("tls/gateway-key.pem"));
+    let tls = crate::layout::gateway(run).join("tls");
+    let (chain, key) = (tls.join("gateway.pem"), tls.join("gateway-key.pem"));
     let reading = |file: &Path| format!("reading {}", file.display());
     let certificates = CertificateDer::pem_file_iter(&chain)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)

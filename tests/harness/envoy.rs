@@ -19,6 +19,8 @@ pub struct Upstreams {
     pub admin: u16,
     pub control: u16,
     pub registry: u16,
+    /// Both again, of a second registry on the same store.
+    pub second: Option<(u16, u16)>,
     pub aws: u16,
 }
 
@@ -61,7 +63,20 @@ pub fn render(dir: &Path, module: &Path, upstreams: &Upstreams) -> Outcome<Strin
     for (_, mark, actual) in &replacements {
         text = text.replace(mark, actual);
     }
-    Ok(text)
+    let Some((control, registry)) = upstreams.second else { return Ok(text) };
+    let text = with_endpoint(text, upstreams.control, control)?;
+    with_endpoint(text, upstreams.registry, registry)
+}
+
+/// The second port beside the first, in whichever cluster has that.
+fn with_endpoint(config: String, first: u16, second: u16) -> Outcome<String> {
+    let port = |number: u16| format!("port_value: {number} ");
+    let line = config.lines().find(|line| line.contains("endpoint:") && line.contains(&port(first)));
+    let Some(line) = line.map(str::to_owned) else {
+        return Err(Failure::new("envoy/local.yaml no longer has an endpoint on a line of its own"));
+    };
+    let other = line.replace(&port(first), &port(second));
+    Ok(config.replacen(&line, &format!("{line}\n{other}"), 1))
 }
 
 /// A rendered configuration, with HTTP/2 to AWS's place instead of HTTP/1.1.
@@ -123,11 +138,38 @@ pub fn command(config: &Path) -> Outcome<Command> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_second_registry_is_an_endpoint_more() {
+        let listen = Ipv4Addr::LOCALHOST;
+        let second = Some((9453, 9454));
+        let one =
+            Upstreams { listen, gateway: 1, admin: 2, control: 9443, registry: 9444, second: None, aws: 3 };
+        let two = Upstreams { second, ..one };
+        let [one, two] =
+            [one, two].map(|upstreams| render(Path::new("/run"), Path::new("/m"), &upstreams).unwrap());
+        let more: Vec<&str> = two.lines().filter(|line| !one.contains(line)).map(str::trim).collect();
+        let endpoint = |port| {
+            format!(
+                "- endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }}"
+            )
+        };
+        assert_eq!(more, [endpoint(9453), endpoint(9454)]);
+        assert_eq!(two.lines().count(), one.lines().count() + 2);
+    }
+
     /// One port stands in for another's default here: a careless replacement would mix them up.
     #[test]
     fn ports_and_folders_are_replaced_and_nothing_else() {
         let listen = Ipv4Addr::UNSPECIFIED;
-        let upstreams = Upstreams { listen, gateway: 9443, admin: 1, control: 9444, registry: 8443, aws: 2 };
+        let upstreams = Upstreams {
+            listen,
+            gateway: 9443,
+            admin: 1,
+            control: 9444,
+            registry: 8443,
+            second: None,
+            aws: 2,
+        };
         let text = render(Path::new("/a b/run"), Path::new("/m.wasm"), &upstreams).unwrap();
         let original = LOCAL;
         let changed: Vec<(&str, &str)> =

@@ -77,6 +77,7 @@ impl SecondEnvoy {
             admin: admin.number(),
             control: gateway.ports.control.number(),
             registry: link_port.number(),
+            second: None,
             aws: gateway.ports.aws.number(),
         };
         let logs = gateway.logs().join("second");

@@ -4,6 +4,7 @@ use crate::aws::{Moto, REGION};
 use crate::envoy::{self, Upstreams};
 use crate::failure::{Failure, Outcome};
 use crate::http::{Client, Request, Response};
+use crate::layout;
 use crate::memory::Memory;
 use crate::origin::Origin;
 use crate::ports::{Port, Ports};
@@ -66,9 +67,9 @@ impl Gateway {
     pub fn start_with(options: Options, change: impl FnOnce(String) -> Outcome<String>) -> Outcome<Self> {
         let Options { dir, ports, workers, trace, observed } = options;
         let Prepared { dir, tenant, lock } = prepare::folder(&dir, ports.gateway.number())?;
-        let logs = dir.join("logs");
-        let registry = registry::serve(&dir, &logs, &ports, trace)?;
-        let aws = Moto::start(&dir, &logs, ports.aws.number())?;
+        let logs = layout::logs(&dir);
+        let registry = registry::serve(&layout::registry(&dir), &logs, &ports, trace)?;
+        let aws = Moto::start(&layout::aws(&dir), &logs, ports.aws.number())?;
         let observed = observed.then(|| Observed::start(&ports)).transpose()?;
 
         ports.write(&dir.join("ports.json"))?;
@@ -81,6 +82,7 @@ impl Gateway {
             registry: observed
                 .as_ref()
                 .map_or(ports.registry.number(), |observed| observed.proxy_port.number()),
+            second: None,
             aws: observed.as_ref().map_or(ports.aws.number(), |observed| observed.origin_port.number()),
         };
         let config = prepare::envoy(&dir, &crate::module()?, &upstreams, change)?;
@@ -109,7 +111,12 @@ impl Gateway {
     }
 
     pub fn logs(&self) -> PathBuf {
-        self.dir.join("logs")
+        layout::logs(&self.dir)
+    }
+
+    /// The registry's folder, which the operator's commands take.
+    pub fn registry_dir(&self) -> PathBuf {
+        layout::registry(&self.dir)
     }
 
     /// What came upstream; only of an observed gateway.
@@ -130,7 +137,7 @@ impl Gateway {
     }
 
     pub fn start_registry(&mut self) -> Outcome<()> {
-        self.registry = Some(registry::serve(&self.dir, &self.logs(), &self.ports, self.trace)?);
+        self.registry = Some(registry::serve(&self.registry_dir(), &self.logs(), &self.ports, self.trace)?);
         Ok(())
     }
 
@@ -175,7 +182,7 @@ impl Gateway {
 
     /// Another tenant, with its `create`, `query` and `deleteSelf` URIs.
     pub fn another_tenant(&self, id: &str) -> Outcome<Value> {
-        registry::create_tenant(&self.dir, id)
+        registry::create_tenant(&self.registry_dir(), id)
     }
 
     /// Creates a membrane through the gateway.

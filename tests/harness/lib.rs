@@ -18,6 +18,7 @@ pub mod fleet;
 pub mod gateway;
 pub mod http;
 pub mod judging;
+pub mod layout;
 pub mod load;
 pub mod memory;
 pub mod names;

@@ -1,5 +1,5 @@
 //! `local-gateway run` is `make run`, `local-gateway demo` is `make demo`. `local-gateway prepare` makes the run folder for parts
-//! that somebody else starts: docker-compose.yaml.
+//! that somebody else starts: docker-compose.yaml. `local-gateway password` makes the password of docker-compose.postgres.yaml.
 
 #![allow(clippy::disallowed_methods)]
 
@@ -22,11 +22,26 @@ fn main() -> ExitCode {
         ["run"] => run(&mut std::io::stdout()),
         ["demo"] => demo(&mut std::io::stdout()),
         ["prepare", "--dir", dir, "--port", port, "--listen", listen, "--module", module] => {
-            prepare(&mut std::io::stdout(), dir, port, listen, module)
+            prepare(&mut std::io::stdout(), dir, port, listen, module, None)
         }
+        [
+            "prepare",
+            "--dir",
+            dir,
+            "--port",
+            port,
+            "--listen",
+            listen,
+            "--module",
+            module,
+            "--store",
+            store,
+        ] => prepare(&mut std::io::stdout(), dir, port, listen, module, Some(store)),
+        ["password", file] => harness::prepare::password(Path::new(file)),
         _ => Err(Failure::new(
             "usage: local-gateway run|demo    (better: make run, make demo)\n       \
-             local-gateway prepare --dir DIR --port PORT --listen ADDRESS --module FILE",
+             local-gateway prepare --dir DIR --port PORT --listen ADDRESS --module FILE [--store postgres://…]\n       \
+             local-gateway password FILE",
         )),
     };
     match outcome {
@@ -48,10 +63,23 @@ fn demo(out: &mut dyn Write) -> Outcome<()> {
     Ok(())
 }
 
-fn prepare(out: &mut dyn Write, dir: &str, port: &str, listen: &str, module: &str) -> Outcome<()> {
+fn prepare(
+    out: &mut dyn Write,
+    dir: &str,
+    port: &str,
+    listen: &str,
+    module: &str,
+    store: Option<&str>,
+) -> Outcome<()> {
     let number = port_number("--port", port)?;
     let address = listen.parse().while_(|| format!("--listen {listen}"))?;
-    let dir = harness::prepare::everything(Path::new(dir), number, address, Path::new(module))?;
+    // One registry's store lies in its folder, and is not chosen.
+    if store.is_some_and(|store| !store.starts_with("postgres://")) {
+        return Err(Failure::new(
+            "--store is for two registries on one PostgreSQL: postgres://user@host/database",
+        ));
+    }
+    let dir = harness::prepare::everything(Path::new(dir), number, address, Path::new(module), store)?;
     writeln!(out, "{} is prepared for https://localhost:{number}", dir.display())?;
     Ok(())
 }

@@ -69,6 +69,9 @@ impl Ports {
     /// The ports of docs/wire.md, which are the ones that stand in envoy/local.yaml.
     pub const DEFAULT: [u16; 6] = [8443, 9901, 9443, 9444, 9445, 9446];
 
+    /// Of the second registry of docker-compose.postgres.yaml: control, lookups and feed, metrics.
+    pub const SECOND_REGISTRY: [u16; 3] = [9453, 9454, 9455];
+
     pub fn defaults() -> Outcome<Self> {
         let [gateway, admin, control, registry, metrics, aws] = Self::DEFAULT.map(Port::fixed);
         Ok(Self {

@@ -5,18 +5,40 @@ use crate::http::Client;
 use crate::ports::Ports;
 use crate::process::Process;
 use serde_json::Value;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+/// Where a registry's store is, if not in its folder.
+pub struct Store {
+    /// What `--store` takes.
+    pub url: String,
+    /// The file with PostgreSQL's password, unless that stands in the URL.
+    pub pass_file: Option<PathBuf>,
+}
+
 /// Makes store, keys and certificates. `authority` stands in the capability URIs that the registry mints.
 pub fn init(dir: &Path, authority: &str) -> Outcome<()> {
-    operate(&["init", "--authority", authority, "--dir"], dir).map(drop)
+    operate(&["init", "--authority", authority, "--dir"], dir, None).map(drop)
+}
+
+/// [`init`], with the store elsewhere.
+pub fn init_with(dir: &Path, authority: &str, store: &Store) -> Outcome<()> {
+    operate(&["init", "--authority", authority, "--dir"], dir, Some(store)).map(drop)
 }
 
 /// Creates a tenant; gives {`id`, `create`, `query`, `deleteSelf`}.
 pub fn create_tenant(dir: &Path, id: &str) -> Outcome<Value> {
-    let output = operate(&["tenant", "create", "--id", id, "--dir"], dir)?;
+    tenant(dir, id, None)
+}
+
+/// [`create_tenant`], with the store elsewhere.
+pub fn create_tenant_in(dir: &Path, id: &str, store: &Store) -> Outcome<Value> {
+    tenant(dir, id, Some(store))
+}
+
+fn tenant(dir: &Path, id: &str, store: Option<&Store>) -> Outcome<Value> {
+    let output = operate(&["tenant", "create", "--id", id, "--dir"], dir, store)?;
     serde_json::from_slice(&output)
         .while_(|| "reading the answer of `membrane-registry tenant create`".into())
 }
@@ -46,8 +68,17 @@ pub fn command(dir: &Path, ports: &Ports) -> Outcome<Command> {
     Ok(command)
 }
 
-fn operate(arguments: &[&str], dir: &Path) -> Outcome<Vec<u8>> {
-    let output = Command::new(crate::program("membrane-registry")?).args(arguments).arg(dir).output()?;
+fn operate(arguments: &[&str], dir: &Path, store: Option<&Store>) -> Outcome<Vec<u8>> {
+    let mut command = Command::new(crate::program("membrane-registry")?);
+    command.args(arguments).arg(dir);
+    if let Some(store) = store {
+        // Not on the command line, which others see: it may hold a password.
+        command.env("MEMBRANE_STORE", &store.url);
+        if let Some(file) = &store.pass_file {
+            command.env("PGPASSFILE", file);
+        }
+    }
+    let output = command.output()?;
     if output.status.success() {
         Ok(output.stdout)
     } else {

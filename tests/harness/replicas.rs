@@ -1,18 +1,19 @@
 //! Two registries on one PostgreSQL behind one Envoy, which balances between them. Upstream stands something that answers and keeps nothing.
 
 use crate::envoy::{self, Upstreams};
-use crate::failure::{Failure, Outcome, While};
+use crate::failure::{Failure, Outcome};
 use crate::fleet::{Sink, with_settings, with_upstream};
 use crate::gateway::{Membrane, text};
 use crate::http::{Client, Response};
+use crate::layout;
 use crate::ports::Ports;
-use crate::prepare;
+use crate::prepare::{self, Prepared};
 use crate::process::Process;
 use crate::registry;
 use serde_json::{Value, json};
+use std::fs::File;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 pub struct Replicas {
@@ -22,9 +23,10 @@ pub struct Replicas {
     pub tenant: Value,
     ports: Ports,
     _sink: Sink,
+    _lock: File,
 }
 
-/// One registry: a folder of its own, with the keys and certificates of the other.
+/// One registry, with a folder of its own.
 pub struct Replica {
     process: Option<Process>,
     dir: PathBuf,
@@ -35,23 +37,13 @@ pub struct Replica {
 }
 
 impl Replicas {
-    /// `store` is the URL of an empty schema; `settings` are those of the filter (JSON members).
+    /// `store` is the URL of an empty schema, with its password; `settings` are those of the filter (JSON members).
     pub fn start(dir: &Path, store: &str, settings: &str) -> Outcome<Self> {
-        std::fs::create_dir_all(dir.join("logs")).while_(|| format!("making {}", dir.display()))?;
-        let dir = dir.canonicalize()?;
         let ports = Ports::free()?;
-        let authority = format!("localhost:{}", ports.gateway.number());
-        let (first, second) = (dir.join("first"), dir.join("second"));
-        operate(&["init", "--authority", &authority], &first, store)?;
-        // A second machine is given everything but the revocation log, which each replica has of its own.
-        copy(&first, &second, &["kek", "registry.json", "ca.pem", "ca-key.pem"])?;
-        for entry in std::fs::read_dir(first.join("tls"))? {
-            copy(&first.join("tls"), &second.join("tls"), &[&*entry?.file_name().to_string_lossy()])?;
-        }
-        operate(&["init"], &second, store)?;
-        let tenant = operate(&["tenant", "create", "--id", "local"], &first, store)?;
-        let tenant = serde_json::from_slice(&tenant).while_(|| "reading the tenant".into())?;
-        let both = [Replica::start(first, store)?, Replica::start(second, store)?];
+        let Prepared { dir, tenant, lock } = prepare::folder_with(dir, ports.gateway.number(), Some(store))?;
+        let both = [layout::registry(&dir), layout::second_registry(&dir)];
+        let [first, second] = both.map(|folder| Replica::start(folder, store));
+        let both = [first?, second?];
 
         let sink = Sink::start()?;
         let upstreams = Upstreams {
@@ -60,24 +52,17 @@ impl Replicas {
             admin: ports.admin.number(),
             control: both[0].ports.control.number(),
             registry: both[0].ports.registry.number(),
+            second: Some((both[1].ports.control.number(), both[1].ports.registry.number())),
             aws: ports.aws.number(),
         };
-        // Envoy has the certificates of the first replica's folder, and logs of its own.
-        let folder = both[0].dir.clone();
-        std::fs::create_dir_all(folder.join("logs"))?;
-        let others = [
-            (both[0].ports.control.number(), both[1].ports.control.number()),
-            (both[0].ports.registry.number(), both[1].ports.registry.number()),
-        ];
-        let config = prepare::envoy(&folder, &crate::module()?, &upstreams, |config| {
-            let config = with_settings(with_upstream(config, sink.port.number())?, settings)?;
-            others.into_iter().try_fold(config, with_endpoint)
+        let config = prepare::envoy(&dir, &crate::module()?, &upstreams, |config| {
+            with_settings(with_upstream(config, sink.port.number())?, settings)
         })?;
-        let client = Client::tls(ports.gateway.number(), &folder.join("ca.pem"))?;
+        let client = Client::tls(ports.gateway.number(), &dir.join("ca.pem"))?;
         let options = envoy::Options { workers: Some(2), trace: false };
         let envoy =
-            envoy::start_with_filter(&config, &dir.join("logs"), ports.admin.number(), &options, &client)?;
-        Ok(Self { envoy, client, both, tenant, ports, _sink: sink })
+            envoy::start_with_filter(&config, &layout::logs(&dir), ports.admin.number(), &options, &client)?;
+        Ok(Self { envoy, client, both, tenant, ports, _sink: sink, _lock: lock })
     }
 
     pub fn create_membrane(&self, id: &str) -> Outcome<Membrane> {
@@ -153,33 +138,4 @@ impl Replica {
         line.and_then(|value| value.parse().ok())
             .ok_or_else(|| Failure::new(format!("the registry has no metric {sample}")))
     }
-}
-
-/// The second port beside the first, in whichever cluster has that.
-fn with_endpoint(config: String, (first, second): (u16, u16)) -> Outcome<String> {
-    let port = |number: u16| format!("port_value: {number} ");
-    let line = config.lines().find(|line| line.contains("endpoint:") && line.contains(&port(first)));
-    let Some(line) = line.map(str::to_owned) else {
-        return Err(Failure::new("envoy/local.yaml no longer has an endpoint on a line of its own"));
-    };
-    let other = line.replace(&port(first), &port(second));
-    Ok(config.replacen(&line, &format!("{line}\n{other}"), 1))
-}
-
-fn copy(from: &Path, to: &Path, names: &[&str]) -> Outcome<()> {
-    std::fs::create_dir_all(to).while_(|| format!("making {}", to.display()))?;
-    for name in names {
-        std::fs::copy(from.join(name), to.join(name)).while_(|| format!("copying {name}"))?;
-    }
-    Ok(())
-}
-
-fn operate(arguments: &[&str], dir: &Path, store: &str) -> Outcome<Vec<u8>> {
-    let mut command = Command::new(crate::program("membrane-registry")?);
-    let output = command.args(arguments).arg("--dir").arg(dir).env("MEMBRANE_STORE", store).output()?;
-    if output.status.success() {
-        return Ok(output.stdout);
-    }
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    Err(Failure::new(format!("membrane-registry {} ended with {}: {said}", arguments[0], output.status)))
 }

@@ -157,7 +157,7 @@ fn bring_about(fault: Fault, fleet: &mut Fleet, targets: &Targets, number: usize
             std::thread::sleep(STALENESS);
         }
         Fault::OlderCopy => {
-            let dir = fleet.gateway.dir.clone();
+            let dir = fleet.gateway.registry_dir();
             let older = dir.join(format!("older-{number}"));
             fleet.gateway.kill_registry();
             copy_store(&dir, &older);

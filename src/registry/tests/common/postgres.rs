@@ -35,7 +35,7 @@ pub struct Server {
 }
 
 /// The folder of `postgres`, and whether that one has TLS.
-fn binaries() -> (PathBuf, bool) {
+pub fn binaries() -> (PathBuf, bool) {
     let output = |command: &mut Command| {
         let output = command.stdin(Stdio::null()).output().ok()?;
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
@@ -65,18 +65,20 @@ fn binaries() -> (PathBuf, bool) {
     (bin.expect("no PostgreSQL on this machine: run tests/tools/install.sh postgres"), false)
 }
 
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
 /// A program of PostgreSQL's, as a user that it agrees to.
-fn command(program: &Path) -> Command {
+pub fn command(program: &Path) -> Command {
     if !is_root() {
         return Command::new(program);
     }
     let mut command = Command::new("setpriv");
     let id = NOBODY.to_string();
-    command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]).arg(program);
+    command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]);
+    // Another user is another process to the kernel: the signal at the end of whoever started it is asked for anew.
+    command.args(["--pdeathsig", "QUIT"]).arg(program);
     command
 }
 
@@ -86,7 +88,7 @@ fn run(command: &mut Command) {
 }
 
 /// For what must be the server's own.
-fn hand_over(path: &Path) {
+pub fn hand_over(path: &Path) {
     if is_root() {
         chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
     }
