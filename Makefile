@@ -217,7 +217,7 @@ mutants: ## Change the deciding code in some 800 ways, and see the tests fail: h
 	@mkdir -p $(TARGET_DIR)/mutants/filter $(TARGET_DIR)/mutants/capability
 	@$(MUTANTS) -p filter -o $(TARGET_DIR)/mutants/filter -- --lib --test worker || status=$$?; \
 	    printf '\033[1m==>\033[0m %s\n' "what a capability is"; \
-	    $(MUTANTS) -p capability -o $(TARGET_DIR)/mutants/capability || status=$$?; \
+	    $(MUTANTS) -p capability --features escrow -o $(TARGET_DIR)/mutants/capability || status=$$?; \
 	    for part in filter capability; do \
 	        for outcome in caught timeout unviable missed; do \
 	            printf '%s %s: %s\n' "$$part" "$$outcome" "$$(wc -l < $(TARGET_DIR)/mutants/$$part/mutants.out/$$outcome.txt)"; \

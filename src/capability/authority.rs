@@ -205,6 +205,23 @@ mod tests {
     }
 
     #[test]
+    fn hosts_are_as_long_as_dns_has_them() {
+        let label = "x".repeat(63);
+        let longest = format!("{label}.{label}.{label}.{}", "x".repeat(61));
+        assert_eq!(longest.len(), 253);
+        assert!(
+            longest.parse::<Authority>().is_ok() && format!("{longest}:65535").parse::<Authority>().is_ok()
+        );
+        for (bad, why) in [
+            (format!("{longest}x"), AuthorityError::Length),
+            (format!("{longest}xx"), AuthorityError::Length),
+            (format!("{label}x.a"), AuthorityError::Label),
+        ] {
+            assert_eq!(bad.parse::<Authority>(), Err(why), "{bad}");
+        }
+    }
+
+    #[test]
     fn what_is_no_host_is_refused() {
         use AuthorityError::*;
         for (bad, why) in [
@@ -218,6 +235,7 @@ mod tests {
             (".a", Label),
             ("a.", Label),
             ("-a.b", Label),
+            ("a-.b", Label),
             ("2130706433", Number),
             ("0x7f000001", Number),
             ("127.1", Number),
@@ -267,12 +285,42 @@ mod tests {
             "[2001::1]",
             "[2600::5efe:10.0.0.1]",
             "[2001:db8::1]",
+            // The last addresses of some of these networks.
+            "0.255.255.255",
+            "100.127.255.255",
+            "198.19.255.255",
+            "[2001:1ff::1]",
+            "[3fff:fff::1]",
+            "[1fff::1]",
+            "[4000::1]",
+            "[2600::200:5efe:a00:1]",
         ] {
             assert!(private.parse::<Authority>().unwrap().is_private_literal(), "{private}");
         }
-        for public in
-            ["192.0.2.1", "8.8.8.8", "[2600::1]", "[::ffff:8.8.8.8]", "example.com", "localhost.example.com"]
-        {
+        for public in [
+            "192.0.2.1",
+            "8.8.8.8",
+            "[2600::1]",
+            "[::ffff:8.8.8.8]",
+            "example.com",
+            "localhost.example.com",
+            // Neighbours of private ones, and what is like them in one part.
+            "1.0.0.1",
+            "223.255.255.255",
+            "100.63.255.255",
+            "100.128.0.0",
+            "8.64.0.1",
+            "192.1.0.1",
+            "8.0.0.1",
+            "8.8.0.1",
+            "198.17.255.255",
+            "198.20.0.0",
+            "8.18.0.1",
+            "[2001:200::1]",
+            "[2001:4860:4860::8888]",
+            "[3ffe::1]",
+            "[3fff:1000::1]",
+        ] {
             assert!(!public.parse::<Authority>().unwrap().is_private_literal(), "{public}");
         }
     }

@@ -150,6 +150,7 @@ mod tests {
             ("/allowHeaders", json!(["Cookie"]), "allowHeaders: cookie is never"),
             ("/allowHeaders", json!(["x-amz-date"]), "allowHeaders: x-amz-date is never"),
             ("/allowHeaders", json!("a"), "allowHeaders: must be an array of strings"),
+            ("/allowHeaders", json!(["a b"]), "allowHeaders: each name must be a header name"),
             ("/headers/host", json!("b"), "headers: host is set by the gateway"),
             ("/headers/:path", json!("b"), "headers: pseudo-headers"),
             ("/headers/X-Envoy-Retry-On", json!("5xx"), "headers: x-envoy-retry-on is set"),
@@ -211,10 +212,7 @@ mod tests {
             ("/uri", Value::Null, "exactly one of uri and capability"),
         ];
         for (pointer, value, message) in cases {
-            let mut body = full();
-            let (parent, field) = pointer.rsplit_once('/').unwrap();
-            body.pointer_mut(parent).unwrap().as_object_mut().unwrap().insert(field.to_owned(), value);
-            let error = parse(&body).map(|_| ()).unwrap_err();
+            let error = parse(&with(pointer, value)).map(|_| ()).unwrap_err();
             assert!(error.contains(message), "{pointer}: {error:?} should hold {message:?}");
         }
         for (body, message) in [
@@ -234,6 +232,130 @@ mod tests {
         let token = crate::Token::mint([1; 64]);
         let body = json!({"capability": format!("cpblty://a/#{}", token.expose()), "method": "GET"});
         assert_eq!(parse(&body).unwrap_err(), "method: is not a field of this request");
+    }
+
+    fn with(pointer: &str, value: Value) -> Value {
+        let mut body = full();
+        let (parent, field) = pointer.rsplit_once('/').unwrap();
+        body.pointer_mut(parent).unwrap().as_object_mut().unwrap().insert(field.to_owned(), value);
+        body
+    }
+
+    #[test]
+    fn what_is_bounded_may_be_as_long_as_its_bound() {
+        let names = |count: usize| (0..count).map(|n| format!("x-{n}")).collect::<Vec<_>>();
+        let headers = |count| {
+            json!(
+                names(count).into_iter().map(|name| (name, "v")).collect::<std::collections::HashMap<_, _>>()
+            )
+        };
+        let uri = |length: usize| json!(format!("https://a/{}", "x".repeat(length - "https://a/".len())));
+        let name = |length: usize| json!(["x".repeat(length)]);
+        let text = |length: usize| json!("x".repeat(length));
+        let token = "/hmac/aws4-hmac-sha256/sessionToken";
+        for (pointer, most, value) in [
+            ("/uri", 8_192, &uri as &dyn Fn(usize) -> Value),
+            ("/allowQueryNames", 256, &name),
+            ("/allowHeaders", 256, &name),
+            ("/allowQueryNames", 64, &|count| json!(names(count))),
+            ("/allowHeaders", 64, &|count| json!(names(count))),
+            ("/headers", 64, &headers),
+            ("/headers/x-a", 8_192, &text),
+            ("/body", 32_768, &text),
+            (token, 8_192, &text),
+        ] {
+            assert!(parse(&with(pointer, value(most))).is_ok(), "{pointer} {most}");
+            for more in [most + 1, most + 2] {
+                let error = parse(&with(pointer, value(more))).unwrap_err();
+                assert!(
+                    error.contains(pointer.split('/').next_back().unwrap()) || pointer == "/headers/x-a",
+                    "{error}"
+                );
+            }
+        }
+        for (pointer, empty) in
+            [("/allowQueryNames", json!([""])), ("/allowHeaders", json!([""])), (token, json!(""))]
+        {
+            assert!(parse(&with(pointer, empty)).is_err(), "{pointer}");
+        }
+        assert!(parse(&with(token, json!("two words"))).is_err());
+    }
+
+    #[test]
+    fn no_export_lets_through_what_decides_of_routing_framing_or_signing() {
+        for name in [
+            "connection",
+            "Transfer-Encoding",
+            "authorization",
+            "x-amz-security-token",
+            "x-envoy-upstream-rq-timeout-ms",
+            "x-membrane-route",
+            "x-forwarded-proto",
+            "x-forwarded-for",
+            "cookie",
+            "host",
+            "forwarded",
+            "expect",
+            "x-http-method-override",
+        ] {
+            let error = parse(&with("/allowHeaders", json!([name]))).unwrap_err();
+            assert!(error.ends_with("is never let through"), "{name}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_pinned_value_is_text_with_spaces_and_tabs() {
+        for (value, good) in [
+            ("a b\tc é ~!", true),
+            ("a\u{1f}b", false),
+            ("a\0b", false),
+            ("a\u{1}b", false),
+            ("a\u{7f}b", false),
+        ] {
+            assert_eq!(parse(&with("/headers/x-a", json!(value))).is_ok(), good, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn the_schemes_own_port_is_left_out_and_no_other() {
+        for (uri, authority) in [
+            ("https://a:443/", "a"),
+            ("http://a:80/", "a"),
+            ("https://a:80/", "a:80"),
+            ("http://a:443/", "a:443"),
+            ("https://a:8443/", "a:8443"),
+            ("HTTPS://[2001:DB8::1]:443/", "[2001:db8::1]"),
+        ] {
+            assert_eq!(crate::Target::parse(uri).unwrap().authority.as_str(), authority, "{uri}");
+        }
+    }
+
+    #[test]
+    fn vpc_lattice_takes_unsigned_bodies_alone() {
+        let body = |payload: &str| {
+            json!({"uri": "http://a.example/", "hmac": {"aws4-hmac-sha256": {"awsAccessKeyId": "A", "region": "r",
+                "service": "vpc-lattice-svcs", "secretAccessKey": "s", "payload": payload}}})
+        };
+        assert!(parse(&body("unsigned")).is_ok());
+        assert!(parse(&body("signed")).unwrap_err().contains("payload: must not be signed"));
+    }
+
+    /// What is rather a value, perhaps a secret, at the place of a name.
+    #[test]
+    fn unknown_names_are_repeated_where_they_look_like_names() {
+        let longest = "x".repeat(32);
+        for (name, shown) in [
+            ("expires_at-2", "expires_at-2"),
+            (longest.as_str(), longest.as_str()),
+            (&"x".repeat(33), "…"),
+            ("0f1e2d", "…"),
+            ("_x", "…"),
+            ("s/+=", "…"),
+            ("", "…"),
+        ] {
+            let error = parse(&json!({"uri": "https://a/", name: 1})).unwrap_err();
+            assert_eq!(error, format!("{shown}: is not a field of this request"));
+        }
     }
 
     #[test]
@@ -292,10 +414,7 @@ mod tests {
         ]), shape in 0..4) {
             let secret = "CPBLTY1-canary";
             let value = match shape { 0 => json!(secret), 1 => json!([secret]), 2 => json!({"x": secret}), _ => json!([{"x": [secret]}]) };
-            let mut body = full();
-            let (parent, field) = pointer.rsplit_once('/').unwrap();
-            body.pointer_mut(parent).unwrap().as_object_mut().unwrap().insert(field.to_owned(), value);
-            if let Err(error) = parse(&body) {
+            if let Err(error) = parse(&with(pointer, value)) {
                 prop_assert!(!error.to_lowercase().contains("canary"), "{}", error);
             }
         }

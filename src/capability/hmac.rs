@@ -171,7 +171,7 @@ fn decodes_to_text(target: &Target) -> Result<(), String> {
                 |b: Option<u8>| b.and_then(|b| char::from(b).to_digit(16)).and_then(|d| u8::try_from(d).ok());
             // Every % is followed by two digits: `Target::parse` saw to it.
             decoded.push(if byte == b'%' {
-                digit(bytes.next()).unwrap_or_default() << 4 | digit(bytes.next()).unwrap_or_default()
+                digit(bytes.next()).unwrap_or_default() * 16 + digit(bytes.next()).unwrap_or_default()
             } else {
                 byte
             });

@@ -361,7 +361,7 @@ mod tests {
 
     #[test]
     fn keys_are_read_one_a_line() {
-        let line = |byte: u8| crate::B64.encode([byte; 32]);
+        let line = |byte: u8| crate::encode_key(&[byte; 32]);
         let both = Keks::parse(format!("{}\n\n {}\n", line(1), line(2)).as_bytes()).unwrap();
         assert_eq!(
             (both.first.id(), both.older[0].id()),
@@ -369,6 +369,28 @@ mod tests {
         );
         for bad in ["", "\n", "AAAA", &line(1)[1..], &format!("{}\nx", line(1))] {
             assert!(Keks::parse(bad.as_bytes()).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn keys_for_other_purposes_are_hkdf_of_the_kek() {
+        // Made with Python's hmac and hashlib.
+        let expected = "f27f1465158d7f7e7391ec3e8130489e750b0d01a1a26a9e67d21bc02c314de2";
+        let derive = |kek: u8, label: &[u8]| hex::encode(Kek::new(&mut [kek; 32]).derive(label));
+        assert_eq!(derive(1, b"label"), expected);
+        assert!(derive(2, b"label") != expected && derive(1, b"other") != expected);
+    }
+
+    #[test]
+    fn the_longest_record_opens_and_no_longer_one_is_tried() {
+        let (token, units) = (Token::mint([5; 64]), units());
+        let header = header(&token, &units);
+        let content = vec![b'1'; MAX_CONTENT];
+        let mut inner = seal(&token, &header, &content, [7; 24]).unwrap().0;
+        assert_eq!(open(&token, &header, &inner).unwrap().as_slice(), content);
+        for _ in 0..2 {
+            inner.push(0);
+            assert_eq!(open(&token, &header, &inner), Err(RecordError::Unreadable));
         }
     }
 

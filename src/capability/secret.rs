@@ -73,4 +73,11 @@ mod tests {
         assert!(secret != Secret::from_string("canary-6f1e".into()));
         assert!(secret != Secret::from_string("canary".into()));
     }
+
+    #[test]
+    fn strings_are_wiped_however_deep_they_stand() {
+        let mut value = serde_json::json!(["a", {"name": "b", "more": [{"c": "d"}, 1, null]}, true]);
+        wipe(&mut value);
+        assert_eq!(value, serde_json::json!(["", {"name": "", "more": [{"c": ""}, 1, null]}, true]));
+    }
 }

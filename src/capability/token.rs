@@ -201,6 +201,13 @@ mod tests {
                 assert!(!token.is_spelled(&text[at + 1..]));
             }
             assert!(!token.is_spelled(&[text, b"A"].concat()));
+            // Nor do two differences make up for each other.
+            for (at, other) in (0..text.len()).flat_map(|at| (0..at).map(move |other| (at, other))) {
+                let mut twice = text.to_vec();
+                twice[at] ^= 1;
+                twice[other] ^= 1;
+                assert!(!token.is_spelled(&twice), "{at} {other}");
+            }
         }
     }
 

@@ -210,6 +210,9 @@ mod tests {
         assert_eq!(other.iter().collect::<Vec<_>>(), [pair(3, Some(4)), pair(1, Some(2))]);
         let foreign_tenant = Units::join(pair(3, Some(4)), &[&create]).unwrap();
         assert_eq!(foreign_tenant.iter().len(), 2);
+        // Its own pair stands first, whatever it inherits says already.
+        let of_the_tenant = Units::join(pair(1, None), &[&minted]).unwrap();
+        assert_eq!(of_the_tenant.iter().collect::<Vec<_>>(), [pair(1, None), pair(1, Some(2))]);
     }
 
     #[test]

@@ -23,9 +23,6 @@ pub enum Cached {
 /// What one entry costs beside its content: token, links, its share of the table.
 const ENTRY_OVERHEAD: usize = 384;
 
-/// A table of which less than this part is used is made smaller.
-const SPARSE: usize = 8;
-
 const NONE: usize = usize::MAX;
 
 struct Entry {
@@ -181,8 +178,9 @@ impl<S: BuildHasher + Clone> Cache<S> {
                     set.remove(&index);
                     if set.is_empty() {
                         self.dependants.remove(&unit);
-                    } else if set.len() < set.capacity() / SPARSE {
-                        // Dropping a set walks all of its table, which is as large as it ever was.
+                    } else {
+                        // Dropping a set walks all of its table, which is as large as it ever was. With room for as many again, so
+                        // that it is made anew only when its number has halved or doubled since.
                         set.shrink_to(set.len() * 2);
                     }
                 }
@@ -275,9 +273,12 @@ mod tests {
             cache.insert(token(n), cached(n, 1));
         }
         assert_eq!((cache.len(), cache.bytes()), (3, 3 * one));
-        let mut none = Cache::new(CacheLimits { entries: 100, bytes: one - 1 });
-        none.insert(token(1), cached(1, 1));
-        assert!(none.is_empty());
+        assert!(!cache.is_empty());
+        for (bytes, fits) in [(one - 1, false), (one, true)] {
+            let mut cache = Cache::new(CacheLimits { entries: 100, bytes });
+            cache.insert(token(1), cached(1, 1));
+            assert_eq!((cache.is_empty(), holds(&mut cache, 1)), (!fits, fits));
+        }
     }
 
     #[test]
@@ -363,6 +364,22 @@ mod tests {
         assert_eq!(cache.len(), 1);
         let after = cache.dependants[&tenant].capacity();
         assert!(before >= 100_000 && after < 64, "{before} {after}");
+    }
+
+    #[test]
+    fn a_unit_whose_number_goes_up_and_down_is_not_hashed_anew_each_time() {
+        let (mut cache, steps) = filled(1_000);
+        let many = cached(1, 1);
+        for n in (200..1_000).rev() {
+            cache.forget(many_token(n).expose().as_bytes());
+            steps.set(0);
+            for _ in 0..5 {
+                (n..n + 4).for_each(|n| cache.insert(many_token(n), many.clone()));
+                (n..n + 4).for_each(|n| cache.forget(many_token(n).expose().as_bytes()));
+            }
+            // Twenty come and go, a dozen steps for each; that a table is made smaller, or larger, is worth once all that it holds.
+            assert!(steps.get() < 20 * 12 + 2 * n as usize, "{n}: {}", steps.get());
+        }
     }
 
     #[derive(Debug, Clone)]

@@ -166,14 +166,9 @@ impl Exchange {
         !self.body.ended && !self.held_whole && is_small(self.incoming.content_length)
     }
 
-    /// Whether body callbacks are to be expected while it is held.
-    pub fn expects_body_callbacks(&self) -> bool {
-        !self.held_whole
-    }
-
-    /// Whether a body was announced of which nothing has come.
-    pub fn awaits_first_byte(&self) -> bool {
-        !self.body.ended && self.body.held == 0 && !self.held_whole
+    /// Whether its body is still to come, and is held in the way in which Envoy calls us with each piece.
+    pub fn awaits_body_callback(&self) -> bool {
+        !self.body.ended && !self.held_whole
     }
 
     /// Whether a part of its body is held, and more is to come.
@@ -266,6 +261,7 @@ mod tests {
     use crate::config::OnMissing;
     use crate::incoming::Arrival;
     use crate::incoming::tests::pairs;
+    use core::time::Duration;
 
     fn incoming(headers: &[(&str, &str)], ended: bool) -> Incoming {
         let mut all = vec![("authorization", "Bearer CPBLTY1-x"), (":path", "/"), (":method", "POST")];
@@ -291,6 +287,18 @@ mod tests {
             (vec![sha], true, false),
         ] {
             assert_eq!(must_hold_whole(&incoming(&headers, ended), 1000), whole, "{headers:?} {ended}");
+        }
+    }
+
+    #[test]
+    fn a_body_that_has_ended_stays_so() {
+        let now = Now { wall: Duration::ZERO, monotonic: Duration::ZERO };
+        let token = Token::mint([1; 64]);
+        let mut exchange = Exchange::resolving(incoming(&[], false), token.lookup_id(), token, now, 1000);
+        for (held, ended, complete) in [(1, false, false), (2, true, true), (2, true, true), (2, false, true)]
+        {
+            exchange.on_body(held, ended);
+            assert_eq!(exchange.is_complete(), complete);
         }
     }
 }

@@ -391,12 +391,49 @@ pub(crate) mod tests {
             assert!(matches!(feed.on_answer(at(1), 200, &answer(1, seq, &events)), Change::Revoked(_)));
         }
         assert_eq!(feed.window.len(), WINDOW);
-        assert!(feed.latest.len() <= WINDOW);
+        assert_eq!(feed.latest.len(), 200);
+        // What was revoked once is forgotten once it has left the window.
+        feed.on_answer(at(1), 200, &answer(1, seq + 1, &[(seq + 1, 250)]));
+        assert_eq!(feed.latest.len(), 201);
+        for _ in 0..=WINDOW / 1_000 {
+            let events: Vec<_> = (2..=1_001u64).map(|n| (seq + n, 1)).collect();
+            seq += 1_000;
+            feed.on_answer(at(1), 200, &answer(1, seq + 1, &events));
+        }
+        assert_eq!(feed.latest.len(), 1);
+        seq += 1;
         assert_eq!(feed.verdict([unit(250)].into_iter(), &position(1, 10), feed.generation()), Verdict::Gap);
         assert_eq!(
             feed.verdict([unit(250)].into_iter(), &position(1, seq - 4_000), feed.generation()),
             Verdict::Clean
         );
+    }
+
+    #[test]
+    fn an_answer_of_more_events_than_the_protocol_has_starts_over() {
+        for (count, follows) in [(MAX_EVENTS as u64, true), (MAX_EVENTS as u64 + 1, false)] {
+            let mut feed = begun();
+            let events: Vec<_> = (1..=count).map(|n| (10 + n, 7)).collect();
+            let change = feed.on_answer(at(1), 200, &answer(1, 10 + count, &events));
+            assert_eq!(matches!(change, Change::Revoked(_)), follows, "{count}");
+            assert_eq!(feed.is_current(&at(1)), follows);
+        }
+    }
+
+    #[test]
+    fn a_unit_that_is_revoked_again_stays_so_when_the_first_time_leaves_the_window() {
+        let mut feed = begun();
+        // Unit 7 first, and once more when half of the window has come.
+        let again = 11 + WINDOW as u64 / 2;
+        for seq in 11..=11 + WINDOW as u64 {
+            let unit = if seq == 11 || seq == again { 7 } else { 8 };
+            feed.on_answer(at(1), 200, &answer(1, seq, &[(seq, unit)]));
+        }
+        assert_eq!(feed.floor, 11);
+        let verdict = |as_of| feed.verdict([unit(7)].into_iter(), &position(1, as_of), feed.generation());
+        assert_eq!(verdict(11), Verdict::Revoked);
+        assert_eq!(verdict(again - 1), Verdict::Revoked);
+        assert_eq!(verdict(again), Verdict::Clean);
     }
 
     #[test]

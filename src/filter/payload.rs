@@ -25,11 +25,6 @@ pub enum Plan {
 }
 
 impl Plan {
-    /// Whether the body must be held before the request can be signed.
-    pub fn holds(&self) -> bool {
-        matches!(self, Plan::Hash | Plan::Pinned)
-    }
-
     /// What is signed of the body, where that does not depend on its bytes.
     pub fn payload(&self) -> Option<Payload> {
         match self {

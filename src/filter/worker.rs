@@ -246,11 +246,15 @@ impl Worker {
             }
             return match self.requests.get(context) {
                 Some(Held::Passed) => DataStatus::Continue,
+                Some(Held::Refusing(..)) => {
+                    self.body_callback_seen = true;
+                    DataStatus::StopNoBuffer
+                }
                 // Answered by us, or never seen: nothing of it goes on.
                 _ => DataStatus::StopNoBuffer,
             };
         };
-        self.body_callback_seen |= exchange.expects_body_callbacks();
+        self.body_callback_seen = true;
         exchange.on_body(size, ended);
         match self.advance(host, context, exchange) {
             Moved::Waiting(exchange) => {
@@ -376,13 +380,14 @@ impl Worker {
         self.until_tick.retain(|other| *other != context);
     }
 
+    /// Asked while no body callback was ever seen: of what awaits one, nothing has come.
     fn refuse_missing_bodies(&mut self, host: &mut impl Host, now: Now) {
         let late: Vec<ContextId> = self
             .requests
             .iter()
             .filter(|(_, held)| match held {
                 Held::Waiting(exchange) => {
-                    exchange.awaits_first_byte() && !now.is_within(&exchange.since, FIRST_BYTE)
+                    exchange.awaits_body_callback() && !now.is_within(&exchange.since, FIRST_BYTE)
                 }
                 Held::Refusing(_, since) => !now.is_within(since, FIRST_BYTE),
                 _ => false,

@@ -16,6 +16,7 @@ mod queries;
 mod revoked_on_the_way;
 mod simulation;
 mod unknown_tokens;
+mod waiting;
 
 use membrane_filter::abi_numbers::{DataStatus, HeadersStatus, TrailersStatus};
 use simulation::{Bench, LAMBDA, START, feed_answer, grant_answer, token};
@@ -359,6 +360,12 @@ fn workers_share_sealed_answers_that_only_the_feeds_key_authenticates() {
     fourth.envoy.shared = first.envoy.shared.clone();
     fourth.answer_feed(200, &feed_answer(1, 11, &[(11, 2)]));
     assert_eq!(fourth.outcome(&token(1)), Err(None));
+    // Of those who follow a feed with another key, it is looked up.
+    let mut other = Bench::new("");
+    other.worker.on_tick(&mut other.envoy);
+    other.answer_feed(200, &feed_answer(1, 10, &[]).replace("CQkJ", "AQEB"));
+    other.envoy.shared = first.envoy.shared.clone();
+    assert_eq!((other.outcome(&token(1)), other.lookups()), (Err(None), 1));
     // Switched off.
     let mut fifth = Bench::with_feed(r#"{"shared_data": false}"#);
     fifth.envoy.shared = first.envoy.shared.clone();

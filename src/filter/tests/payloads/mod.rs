@@ -29,6 +29,9 @@ fn a_pinned_body_is_signed_and_handed_to_the_stage_behind() {
     assert_eq!(status, HeadersStatus::Stop);
     assert_eq!(cold.body(context, b"", true), DataStatus::Continue);
     assert_eq!(handed(&cold, context), expected);
+    // Or is announced to be.
+    let (context, _) = cold.headers(token(1).expose(), &[("content-length", "0")], true);
+    assert_eq!(handed(&cold, context), expected);
     // The requester describes it in nothing.
     let theirs = [("content-type", "text/html"), ("content-encoding", "gzip")];
     let (context, _) = cold.headers(token(1).expose(), &theirs, true);

@@ -54,6 +54,8 @@ pub struct Envoy {
     /// What access logs are told.
     pub notes: HashMap<(u32, Note), String>,
     pub lookup_times: Vec<Duration>,
+    /// What was added to counters.
+    counts: Vec<(Counter, u32)>,
     next_call: u32,
 }
 
@@ -149,7 +151,10 @@ impl Host for Envoy {
         self.notes.insert((context, note), value.to_owned());
     }
 
-    fn count(&mut self, _counter: Counter, _by: u32) {}
+    fn count(&mut self, counter: Counter, by: u32) {
+        self.counts.push((counter, by));
+    }
+
     fn lookup_took(&mut self, time: Duration) {
         self.lookup_times.push(time);
     }
@@ -364,6 +369,12 @@ impl Bench {
 
     pub fn lookups(&self) -> usize {
         self.envoy.calls.iter().filter(|(_, path)| path.starts_with("/v1/records/")).count()
+    }
+
+    /// What a counter has come to by the next tick.
+    pub fn counted(&mut self, counter: Counter) -> u32 {
+        self.worker.on_tick(&mut self.envoy);
+        self.envoy.counts.iter().filter(|(other, _)| *other == counter).map(|(_, by)| by).sum()
     }
 
     pub fn sent(&self, context: u32, name: &str) -> Option<String> {
