@@ -272,3 +272,24 @@ fn what_is_written_twice_is_the_same() {
     assert_eq!(words(&postgres, "init")[..words(&sqlite, "init").len()], words(&sqlite, "init"));
     assert_eq!(words(&postgres, "prometheus")[1..], words(&sqlite, "prometheus")[1..]);
 }
+
+/// Docker wants what it mounts to be there before `init` has run: the folders that a person is told to make are those.
+#[test]
+fn the_folders_to_make_are_those_that_are_mounted() {
+    let mounted = |files: &[&str]| -> BTreeSet<String> {
+        let services = services(files, &[]);
+        let started = services.values().filter(|service| service["profiles"].is_null());
+        let mounts = started.flat_map(native::mounts).filter(|mount| mount.starts_with("run/"));
+        mounts.collect()
+    };
+    let told = |file: &str| -> BTreeSet<String> {
+        let text = repository_file(file);
+        let lines = text.lines().filter_map(|line| line.split_once("mkdir -p "));
+        let words = lines.flat_map(|(_, rest)| rest.split(' ').take_while(|word| word.starts_with("run/")));
+        words.map(str::to_owned).collect()
+    };
+    assert_eq!(told("docker-compose.yaml"), mounted(SQLITE));
+    assert_eq!(told("docker-compose.postgres.yaml"), mounted(POSTGRES));
+    // In two lines, the second for PostgreSQL.
+    assert_eq!(told("README.md"), mounted(POSTGRES));
+}
