@@ -360,6 +360,13 @@ mod tests {
     }
 
     #[test]
+    fn kinds_are_words_on_the_wire_and_numbers_in_a_store() {
+        let kinds = [1, 2, 3].map(|number| Kind::from_number(number).unwrap().as_str());
+        assert_eq!(kinds, ["grant", "control", "credential"]);
+        assert!(Kind::from_number(0).is_none() && Kind::from_number(4).is_none());
+    }
+
+    #[test]
     fn keys_are_read_one_a_line() {
         let line = |byte: u8| crate::encode_key(&[byte; 32]);
         let both = Keks::parse(format!("{}\n\n {}\n", line(1), line(2)).as_bytes()).unwrap();
