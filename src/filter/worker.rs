@@ -343,8 +343,8 @@ impl Worker {
     /// Time passes: poll the feed, hand over what was counted, look after requests that wait in vain.
     ///
     /// And let go on what was held until now. After a request that was held within its body is let go, Envoy moves the body's next
-    /// piece into its buffer, and up to 1.39 loses it if that is then let pass (envoyproxy/envoy#46842): it is held, and goes on
-    /// with the piece that follows, or now.
+    /// piece into its buffer, and loses it if that is then let pass, unless it has the fix of envoyproxy/envoy#46842: it is held,
+    /// and goes on with the piece that follows, or now.
     pub fn on_tick(&mut self, host: &mut impl Host) {
         let now = host.now();
         for context in core::mem::take(&mut self.until_tick) {

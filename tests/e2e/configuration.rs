@@ -18,11 +18,7 @@ fn envoy_accepts_it() {
 /// The filter refuses an Envoy that is too old, which takes that it can read the version: here that of the one that runs.
 #[test]
 fn the_filter_knows_which_envoy_it_is_in() {
-    // `envoy  version: <commit>/1.40.0/Clean/RELEASE/BoringSSL`
-    let output = Command::new(harness::envoy::program().unwrap()).arg("--version").output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    let (_, rest) = said.split_once("version: ").unwrap();
-    let version = rest.split('/').nth(1).unwrap();
+    let version = harness::envoy::version().unwrap();
     let minor = version.rsplit_once('.').unwrap().0;
     let log = std::fs::read_to_string(shared().logs().join("envoy.log")).unwrap();
     assert!(log.contains(&format!("is configured, in Envoy {minor}")), "Envoy {version}");

@@ -1,6 +1,6 @@
 //! Envoy, with envoy/local.yaml as people copy it: only ports and folders are replaced.
 
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, While};
 use crate::http::Client;
 use crate::process::Process;
 use std::net::Ipv4Addr;
@@ -34,6 +34,16 @@ pub struct Options {
 /// The program; `MEMBRANE_ENVOY` names another one, to try other versions.
 pub fn program() -> Outcome<PathBuf> {
     std::env::var_os("MEMBRANE_ENVOY").map_or_else(|| crate::tool("envoy"), |path| Ok(path.into()))
+}
+
+/// That program's version, as `1.40.0`.
+pub fn version() -> Outcome<String> {
+    let output =
+        Command::new(program()?).arg("--version").output().while_(|| "asking Envoy's version".into())?;
+    // `envoy  version: <commit>/1.40.0/Clean/RELEASE/BoringSSL`
+    let said = String::from_utf8_lossy(&output.stdout);
+    let version = said.split_once("version: ").and_then(|(_, rest)| rest.split('/').nth(1));
+    version.map(str::to_owned).ok_or_else(|| Failure::new(format!("Envoy does not say its version: {said}")))
 }
 
 /// envoy/local.yaml for these ports and this run folder. Fails if something to be replaced is not there.

@@ -24,17 +24,20 @@ impl Worker {
         ended: bool,
     ) -> DataStatus {
         let last = ended || is_rest(&streaming, size);
-        match self.judge_streaming(host, &mut streaming, last) {
-            Life::Alive => {
-                let moved = core::mem::take(&mut streaming.moved) && size > 0;
-                match self.pass(host, context, streaming, size, ended) {
-                    DataStatus::Continue if moved => {
-                        self.until_tick.push(context);
-                        DataStatus::StopAndWatermark
-                    }
-                    status => status,
+        let moved = core::mem::take(&mut streaming.moved) && size > 0;
+        let life = match self.judge_streaming(host, &mut streaming, last) {
+            // It goes on later than now, so that it must be alive then: a lookup's answer says so, and lets it go on.
+            Life::Alive if moved && last && streaming.life.is_some() => Life::Unknown,
+            life => life,
+        };
+        match life {
+            Life::Alive => match self.pass(host, context, streaming, size, ended) {
+                DataStatus::Continue if moved => {
+                    self.until_tick.push(context);
+                    DataStatus::StopAndWatermark
                 }
-            }
+                status => status,
+            },
             Life::Dead => {
                 self.refuse(host, context, Reply::unauthorized(), false);
                 DataStatus::StopNoBuffer

@@ -248,6 +248,8 @@ fn control(protocol: &str, attacks: &[Attack], send: Send) {
         let mut connection = route.client.connect().unwrap();
         connection.patience(BRIEFLY).unwrap();
         let seen = send(&mut connection, &present(attack, &token), attack);
+        // A request that is not whole is one to the origin once it cannot become so: not before its client has gone.
+        let _answered = (!seen.contains(&Seen::Nothing)).then_some(connection);
         let came = || route.came_since(before);
         let found = |came: &[Recorded]| -> Vec<String> {
             let granted = attack.granted(protocol, number);

@@ -1,6 +1,6 @@
 //! Bodies that were held in part, and go on.
 
-use crate::simulation::{Bench, grant_answer, token};
+use crate::simulation::{Bench, epoch, grant_answer, token};
 use membrane_filter::abi_numbers::{DataStatus, TrailersStatus};
 
 const PLAIN: &str = r#"{"uri": "https://plain.example/key", "method": "PUT"}"#;
@@ -46,19 +46,37 @@ fn the_piece_after_a_held_one_goes_on_with_what_follows() {
     bench.worker.on_tick(&mut bench.envoy);
     assert_eq!(bench.envoy.resumed, [context]);
 
-    // The last piece is held, too.
-    let mut bench = Bench::with_feed("");
-    let (context, _) = bench.headers(token(1).expose(), &length, false);
-    assert_eq!(bench.body(context, b"one", false), DataStatus::StopAndBuffer);
-    bench.answer_lookup(200, &grant_answer(&token(1), PLAIN, None, 1, 10));
-    assert_eq!(bench.piece(context, b"twoend", true), DataStatus::StopAndWatermark);
-    let mut bench = bench.reconfigured("");
-    bench.worker.on_tick(&mut bench.envoy);
-    assert_eq!(bench.envoy.upstream[&context], b"onetwoend");
-
     // Nothing of this one was held.
     let mut bench = Bench::with_feed("");
     let (context, _) = bench.headers(token(1).expose(), &length, false);
     bench.answer_lookup(200, &grant_answer(&token(1), PLAIN, None, 1, 10));
     assert_eq!(bench.piece(context, b"onetwoend", true), DataStatus::Continue);
+}
+
+/// The last piece after a held one goes on later than it came, and so by a judgement of then.
+#[test]
+fn the_last_piece_after_a_held_one_is_let_go_by_a_lookup() {
+    let revoked = format!(r#"{{"as_of":{{"epoch":"{}","seq":11}}}}"#, epoch(1));
+    // The end is said with it, or later.
+    for ended in [true, false] {
+        for (status, answer, expected) in
+            [(200, grant_answer(&token(1), PLAIN, None, 1, 11), None), (404, revoked.clone(), Some(401))]
+        {
+            let mut bench = Bench::with_feed("");
+            let (context, _) = bench.headers(token(1).expose(), &[("content-length", "9")], false);
+            assert_eq!(bench.body(context, b"one", false), DataStatus::StopAndBuffer);
+            bench.answer_lookup(200, &grant_answer(&token(1), PLAIN, None, 1, 10));
+            assert_eq!(bench.piece(context, b"twoend", ended), DataStatus::StopAndBuffer);
+            bench.worker.on_tick(&mut bench.envoy);
+            assert_eq!((bench.lookups(), &bench.envoy.upstream[&context][..]), (1, &b"one"[..]));
+            bench.answer_lookup(status, &answer);
+            if !ended && expected.is_none() {
+                assert_eq!(bench.piece(context, b"", true), DataStatus::Continue);
+            }
+            assert_eq!(bench.status(context), expected, "{ended}");
+            let sent = &bench.envoy.upstream[&context][..];
+            assert_eq!(sent, if expected.is_none() { &b"onetwoend"[..] } else { b"one" }, "{ended}");
+            assert_eq!(bench.envoy.whole.contains(&context), expected.is_none());
+        }
+    }
 }

@@ -287,7 +287,7 @@ impl Bench {
             (self.envoy.gathers.contains(&context), self.envoy.stopped.contains(&context));
         assert!(
             status != DataStatus::Continue || !gathered || stood || size == 0,
-            "an Envoy before 1.39.3 loses this piece: envoyproxy/envoy#46842"
+            "an Envoy without its fix loses this piece: envoyproxy/envoy#46842"
         );
         match status {
             DataStatus::StopAndBuffer => self.envoy.gathers.insert(context),
