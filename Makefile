@@ -167,6 +167,7 @@ lint: tools
 	$(say) "checking the format"
 	@cargo fmt --all --check
 	@cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
+	@cargo fetch --quiet --locked --manifest-path tests/fuzz/Cargo.toml
 	$(say) "clippy, the workspace"
 	@cargo clippy --locked --workspace --all-targets -- -D warnings
 	$(say) "clippy, the filter as Envoy loads it"

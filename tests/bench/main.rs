@@ -5,6 +5,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr)]
 
+mod calls;
 mod capabilities;
 mod envoys;
 mod load;
@@ -27,7 +28,7 @@ use usage::cpu;
 
 const USAGE: &str = "flags: --quick (some two minutes, kept nowhere), --rounds N, --seconds S (of each turn), --capabilities N, \
                      --upload MIB, --only PART (cpu, latency, memory, uploads), --case TEXT (of the cpu part), --beside MODULE (another \
-                     build of the filter, beside this one; any number of times), --keep (even where it is quick)";
+                     build of the filter, beside this one; any number of times), --calls (modules that do one thing many times, beside it), --keep (even where it is quick)";
 
 /// Before each case, for each Envoy.
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -41,6 +42,7 @@ struct Plan {
     only: Option<String>,
     case: String,
     beside: Vec<PathBuf>,
+    calls: bool,
     keep: bool,
 }
 
@@ -54,6 +56,7 @@ impl Plan {
             only: None,
             case: String::new(),
             beside: Vec::new(),
+            calls: false,
             keep: true,
         };
         while let Some(flag) = arguments.next() {
@@ -79,6 +82,7 @@ impl Plan {
                     plan.beside.push(PathBuf::from(value()?).canonicalize()?);
                     plan.keep = false;
                 }
+                "--calls" => (plan.calls, plan.keep) = (true, false),
                 "--keep" => plan.keep = true,
                 // What `cargo bench` adds.
                 "--bench" => {}
@@ -109,7 +113,7 @@ fn say(text: &str) {
 
 fn run(plan: &Plan) -> Outcome<()> {
     say(&format!("making {} capabilities, and starting the Envoys", plan.capabilities));
-    let rig = Rig::start(plan.capabilities, &plan.beside)?;
+    let rig = Rig::start(plan.capabilities, &plan.beside, plan.calls)?;
     let mut text = heading(plan)?;
     let mut groups = Vec::new();
     let cold = warm(&rig, plan)?;

@@ -1,5 +1,6 @@
 //! Everything that runs beside each other while it is measured.
 
+use crate::calls;
 use crate::capabilities::{self, Capabilities};
 use crate::envoys::{self, Envoy, SINK_HOST, Setup};
 use crate::upload::Sink;
@@ -55,8 +56,8 @@ impl Drop for Folder {
 }
 
 impl Rig {
-    /// With so many capabilities of Lambda in the registry.
-    pub(crate) fn start(capabilities: usize, beside: &[PathBuf]) -> Outcome<Self> {
+    /// With so many capabilities of Lambda in the registry. `calls`: and with the modules of [`calls`].
+    pub(crate) fn start(capabilities: usize, beside: &[PathBuf], calls: bool) -> Outcome<Self> {
         let folder = Folder::new()?;
         let ports = Ports::free()?;
         let prepared = prepare::folder(&folder.0, ports.gateway.number())?;
@@ -78,6 +79,13 @@ impl Rig {
         let unsigned = setup(vec![envoys::native(true)], none(), None);
         let ours = json!([{"name": "x-membrane-route", "string_match": {"exact": "https"}}]);
         let mut others = Vec::new();
+        for (name, module) in if calls { calls::modules(&dir)? } else { Vec::new() } {
+            // They choose no route, so that theirs ask for no header of ours.
+            let cluster = envoys::registry_cluster(&dir, ports.registry.number());
+            let setup = setup(vec![envoys::membrane(&module)], none(), Some(cluster));
+            let file = module.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            others.push((name.to_owned(), Envoy::start(&file, &dir, &setup, 1)?));
+        }
         for module in beside {
             let cluster = envoys::registry_cluster(&dir, ports.registry.number());
             let setup = setup(vec![envoys::membrane(module)], ours.clone(), Some(cluster));
