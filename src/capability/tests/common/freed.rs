@@ -4,7 +4,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 /// What must not be in a block that is freed.
-pub const CANARY: &str = "CANARY/SECRET";
+pub(crate) const CANARY: &str = "CANARY/SECRET";
 
 /// (It has no `realloc` of its own: the trait's goes through `alloc` and `dealloc`.)
 struct Watching;
@@ -35,7 +35,7 @@ unsafe impl GlobalAlloc for Watching {
 static ALLOCATOR: Watching = Watching;
 
 /// How many blocks `work` freed with the canary in them.
-pub fn found(work: impl FnOnce()) -> usize {
+pub(crate) fn found(work: impl FnOnce()) -> usize {
     let before = FOUND.get();
     work();
     FOUND.get() - before
