@@ -15,7 +15,7 @@ WASM_FLAGS = -C target-feature=+simd128 $(REMAP)
 # The features of Rust's target, and vectors; the section that names them is stripped.
 WASM_FEATURES := --enable-bulk-memory --enable-bulk-memory-opt --enable-sign-ext --enable-mutable-globals \
     --enable-nontrapping-float-to-int --enable-reference-types --enable-multivalue --enable-simd
-WASM_OPT := node .tools/binaryen/node_modules/binaryen/bin/wasm-opt $(WASM_FEATURES) -O3
+WASM_OPT := node .tools/binaryen/node_modules/binaryen/bin/wasm-opt $(WASM_FEATURES) -Oz
 
 # Where the gateway of `make run` listens, and where it keeps its files.
 export MEMBRANE_PORT MEMBRANE_RUN

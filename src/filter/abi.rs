@@ -38,6 +38,13 @@ mod raw {
         ) -> u32;
         pub(super) fn proxy_get_header_map_pairs(kind: u32, to: *mut *mut u8, to_length: *mut usize) -> u32;
         pub(super) fn proxy_set_header_map_pairs(kind: u32, from: *const u8, length: usize) -> u32;
+        pub(super) fn proxy_replace_header_map_value(
+            kind: u32,
+            name: *const u8,
+            name_length: usize,
+            value: *const u8,
+            value_length: usize,
+        ) -> u32;
         pub(super) fn proxy_remove_header_map_value(kind: u32, name: *const u8, length: usize) -> u32;
         pub(super) fn proxy_get_property(
             path: *const u8,
@@ -154,9 +161,20 @@ pub(crate) fn set_header_map(kind: u32, pairs: &[u8]) -> bool {
     status == STATUS_OK
 }
 
-pub(crate) fn remove_header(kind: u32, name: &[u8]) {
+/// Of a name that stands once or not at all.
+pub(crate) fn replace_header(kind: u32, name: &[u8], value: &[u8]) -> bool {
+    // SAFETY: the host copies name and value during the call.
+    let status = unsafe {
+        raw::proxy_replace_header_map_value(kind, name.as_ptr(), name.len(), value.as_ptr(), value.len())
+    };
+    status == STATUS_OK
+}
+
+/// All of a name.
+pub(crate) fn remove_header(kind: u32, name: &[u8]) -> bool {
     // SAFETY: the host reads the name during the call.
-    unsafe { raw::proxy_remove_header_map_value(kind, name.as_ptr(), name.len()) };
+    let status = unsafe { raw::proxy_remove_header_map_value(kind, name.as_ptr(), name.len()) };
+    status == STATUS_OK
 }
 
 /// A property by its path, the parts joined by NUL.

@@ -13,7 +13,7 @@ use crate::feed::Now;
 use crate::lookup::MAX_ANSWER;
 use crate::noted::Note;
 use crate::outgoing::Outgoing;
-use crate::pairs::{self, Pairs};
+use crate::pairs::{self, Edit, Edits, Pairs};
 use crate::records::Records;
 use crate::reply::Reply;
 use crate::stats::{CACHE_ENTRIES, Counter, FEED_AGE, LOOKUP_TIME};
@@ -171,9 +171,15 @@ impl Host for Envoy {
         Pairs::parse(abi::header_map(MAP_REQUEST_HEADERS)?)
     }
 
-    fn set_request_headers(&mut self, context: ContextId, outgoing: &Outgoing<'_>) -> bool {
+    fn set_request_headers(&mut self, context: ContextId, before: &Pairs, outgoing: &Outgoing<'_>) -> bool {
         if !self.act_on(context) {
             return false;
+        }
+        if let Some(edits) = Edits::between(before, outgoing.iter()) {
+            return edits.iter(outgoing.iter()).all(|edit| match edit {
+                Edit::Set(name, value) => abi::replace_header(MAP_REQUEST_HEADERS, name, value),
+                Edit::Remove(name) => abi::remove_header(MAP_REQUEST_HEADERS, name),
+            });
         }
         match pairs::encode(outgoing.iter()) {
             Ok(bytes) => abi::set_header_map(MAP_REQUEST_HEADERS, &bytes),

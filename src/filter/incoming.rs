@@ -149,6 +149,11 @@ impl Incoming {
             .any(|(name, value)| name == b"x-amz-content-sha256" && value.starts_with(b"STREAMING-"))
     }
 
+    /// All headers, as they came.
+    pub fn pairs(&self) -> &Pairs {
+        &self.pairs
+    }
+
     /// What it takes to hold these headers, in bytes.
     pub fn size(&self) -> usize {
         self.pairs.size()

@@ -75,6 +75,79 @@ impl Pairs {
     }
 }
 
+/// One change of a header map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edit<'a> {
+    /// The header gets this value, or is added with it.
+    Set(&'a [u8], &'a [u8]),
+    /// The header goes.
+    Remove(&'a [u8]),
+}
+
+/// As many headers of a side as [`Edits`] looks at: a bit each, and names are compared each with each.
+const MAX_EDITED: usize = u64::BITS as usize;
+
+/// What makes one header map into another, where few changes do: most of a request's headers leave as they came, and Envoy takes less
+/// time to change three than to take off and put back all of them (docs/performance.md).
+#[derive(Debug)]
+pub struct Edits<'a> {
+    before: &'a Pairs,
+    /// Which of those before stay, with whatever value.
+    stay: u64,
+    /// Which of those after are there as they must be.
+    right: u64,
+}
+
+impl<'a> Edits<'a> {
+    /// None where a name stands twice, since hosts do not agree what replacing its value means (Envoy replaced the first of them
+    /// alone until `http_set_copy_replace_all_headers`), or where there are more than 64 headers on a side: then all are to be set.
+    pub fn between<'b>(
+        before: &'a Pairs,
+        after: impl Iterator<Item = (&'b [u8], &'b [u8])> + Clone,
+    ) -> Option<Edits<'a>> {
+        let mut edits = Edits { before, stay: 0, right: 0 };
+        if before.spans.len() > MAX_EDITED {
+            return None;
+        }
+        for (index, (name, value)) in after.clone().enumerate() {
+            if index >= MAX_EDITED {
+                return None;
+            }
+            let mut there = before.iter().enumerate().filter(|(_, (other, _))| *other == name);
+            match there.next() {
+                Some((place, (_, old))) => {
+                    let bit = 1 << place;
+                    if edits.stay & bit != 0 || there.next().is_some() {
+                        return None;
+                    }
+                    edits.stay |= bit;
+                    if old == value {
+                        edits.right |= 1 << index;
+                    }
+                }
+                None if after.clone().take(index).any(|(other, _)| other == name) => return None,
+                None => {}
+            }
+        }
+        Some(edits)
+    }
+
+    /// The changes; `after` as it was.
+    pub fn iter<'b: 'c, 'c>(
+        &self,
+        after: impl Iterator<Item = (&'b [u8], &'b [u8])>,
+    ) -> impl Iterator<Item = Edit<'c>>
+    where
+        'a: 'c,
+    {
+        let (stay, right) = (self.stay, self.right);
+        let gone = self.before.iter().enumerate().filter(move |(place, _)| stay & (1 << place) == 0);
+        let gone = gone.map(|(_, (name, _))| Edit::Remove(name));
+        let set = after.enumerate().filter(move |(index, _)| right & (1 << index) == 0);
+        gone.chain(set.map(|(_, (name, value))| Edit::Set(name, value)))
+    }
+}
+
 /// A map would be too large for the host to take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooLarge;
@@ -123,6 +196,77 @@ mod tests {
         fn any_bytes_are_read_or_refused(bytes in any::<Vec<u8>>()) {
             let _ = Pairs::parse(bytes);
         }
+    }
+
+    /// Envoy's map: setting replaces the first of a name, or all of them, as it did before and does now.
+    fn edited(before: &[(u8, u8)], after: &[(u8, u8)], replaces_all: bool) -> Option<Vec<(u8, u8)>> {
+        let bytes = |pairs: &[(u8, u8)]| -> Vec<([u8; 1], [u8; 1])> {
+            pairs.iter().map(|(n, v)| ([*n], [*v])).collect()
+        };
+        let (old, new) = (bytes(before), bytes(after));
+        let pairs =
+            Pairs::parse(encode(old.iter().map(|(n, v)| (&n[..], &v[..]))).unwrap().to_vec()).unwrap();
+        let after = new.iter().map(|(n, v)| (&n[..], &v[..]));
+        let edits = Edits::between(&pairs, after.clone())?;
+        let mut map = before.to_vec();
+        for edit in edits.iter(after) {
+            match edit {
+                Edit::Remove(name) => map.retain(|(other, _)| *other != name[0]),
+                Edit::Set(name, value) => match map.iter().position(|(other, _)| *other == name[0]) {
+                    Some(place) if !replaces_all => map[place].1 = value[0],
+                    _ => {
+                        map.retain(|(other, _)| *other != name[0]);
+                        map.push((name[0], value[0]));
+                    }
+                },
+            }
+        }
+        map.sort_unstable();
+        Some(map)
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_edited_is_what_was_to_be(
+            before in proptest::collection::vec((0u8..12, 0u8..3), 0..8),
+            after in proptest::collection::vec((0u8..12, 0u8..3), 0..8),
+            replaces_all in any::<bool>(),
+        ) {
+            let twice = |name: u8, list: &[(u8, u8)]| list.iter().filter(|(other, _)| *other == name).count() > 1;
+            let unclear = after.iter().any(|(name, _)| twice(*name, &after) || twice(*name, &before));
+            let mut expected = after.clone();
+            expected.sort_unstable();
+            prop_assert_eq!(edited(&before, &after, replaces_all), (!unclear).then_some(expected));
+        }
+    }
+
+    #[test]
+    fn the_fewest_edits() {
+        let map = |list: &[(&str, &str)]| {
+            Pairs::parse(encode(list.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes()))).unwrap().to_vec())
+                .unwrap()
+        };
+        let before = map(&[("a", "1"), ("b", "2"), ("c", "3")]);
+        let after = [(&b"c"[..], &b"3"[..]), (b"a", b"0"), (b"d", b"4")];
+        let edits: Vec<_> =
+            Edits::between(&before, after.into_iter()).unwrap().iter(after.into_iter()).collect();
+        assert_eq!(edits, [Edit::Remove(b"b"), Edit::Set(b"a", b"0"), Edit::Set(b"d", b"4")]);
+    }
+
+    #[test]
+    fn many_headers_are_not_edited() {
+        let names: Vec<[u8; 2]> = (0..=MAX_EDITED as u8).map(|n| [b'x', n]).collect();
+        let list = |count: usize| names.iter().take(count).map(|name| (&name[..], &b""[..]));
+        let map = |count: usize| Pairs::parse(encode(list(count)).unwrap().to_vec()).unwrap();
+        let edits = |before: usize, after: usize| {
+            let before = map(before);
+            Edits::between(&before, list(after)).map(|edits| edits.iter(list(after)).count())
+        };
+        let most = MAX_EDITED;
+        assert_eq!(edits(most, most), Some(0));
+        assert_eq!(edits(0, most), Some(most));
+        assert_eq!(edits(most, 0), Some(most));
+        assert_eq!((edits(most + 1, 0), edits(0, most + 1)), (None, None));
     }
 
     #[test]

@@ -59,8 +59,9 @@ pub trait Host {
     fn now(&self) -> Now;
     /// All request headers; `None` if the host gave none.
     fn request_headers(&mut self, context: ContextId) -> Option<Pairs>;
-    /// Replaces all request headers. `false`: the host refused.
-    fn set_request_headers(&mut self, context: ContextId, outgoing: &Outgoing<'_>) -> bool;
+    /// Makes the request headers, which are those of `before` still, into others. `false`: the host refused, and what the request's
+    /// are now is not known.
+    fn set_request_headers(&mut self, context: ContextId, before: &Pairs, outgoing: &Outgoing<'_>) -> bool;
     /// Takes one request header off.
     fn remove_request_header(&mut self, context: ContextId, name: &[u8]);
     /// Takes all request trailers off.
@@ -619,7 +620,14 @@ impl Worker {
                                         left: exchange.announced(),
                                         moved: false,
                                     };
-                                    if self.send(host, context, &outgoing, trailers, Outcome::Granted) {
+                                    if self.send(
+                                        host,
+                                        context,
+                                        &exchange.incoming,
+                                        &outgoing,
+                                        trailers,
+                                        Outcome::Granted,
+                                    ) {
                                         #[cfg(any(feature = "diagnose", not(target_arch = "wasm32")))]
                                         self.diagnosis.keep(
                                             context,
@@ -658,11 +666,12 @@ impl Worker {
         &mut self,
         host: &mut impl Host,
         context: ContextId,
+        incoming: &Incoming,
         outgoing: &Outgoing<'_>,
         trailers: bool,
         outcome: Outcome,
     ) -> bool {
-        if !host.set_request_headers(context, outgoing) {
+        if !host.set_request_headers(context, incoming.pairs(), outgoing) {
             return false;
         }
         if trailers {
@@ -682,7 +691,7 @@ impl Worker {
     ) -> Result<Moved, Reply> {
         let registry = self.config.registry.as_ref().ok_or_else(Reply::unauthorized)?;
         let outgoing = outgoing::build_control(incoming, &registry.authority)?;
-        if self.send(host, context, &outgoing, false, Outcome::Control) {
+        if self.send(host, context, incoming, &outgoing, false, Outcome::Control) {
             Ok(Moved::Sent(Streaming::control()))
         } else {
             Err(Reply::bad_request("the request's headers are too large"))

@@ -81,7 +81,7 @@ impl Host for Envoy {
         Pairs::parse(pairs::encode(headers.into_iter()).ok()?.to_vec())
     }
 
-    fn set_request_headers(&mut self, context: u32, _outgoing: &Outgoing<'_>) -> bool {
+    fn set_request_headers(&mut self, context: u32, _before: &Pairs, _outgoing: &Outgoing<'_>) -> bool {
         self.sent.push(context);
         true
     }

@@ -73,8 +73,13 @@ impl Host for Envoy {
         Pairs::parse(bytes.to_vec())
     }
 
-    fn set_request_headers(&mut self, context: u32, outgoing: &Outgoing<'_>) -> bool {
+    fn set_request_headers(&mut self, context: u32, before: &Pairs, outgoing: &Outgoing<'_>) -> bool {
         assert!(!self.resumed.contains(&context), "headers are set before a request is resumed");
+        let came = self.requests.get(&context).into_iter().flatten();
+        assert!(
+            before.iter().eq(came.map(|(name, value)| (name.as_bytes(), value.as_slice()))),
+            "changes count from what the request's headers are"
+        );
         let headers =
             outgoing.iter().map(|(n, v)| (String::from_utf8(n.to_vec()).unwrap(), v.to_vec())).collect();
         assert!(self.sent.insert(context, headers).is_none(), "headers are set once");
