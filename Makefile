@@ -155,7 +155,7 @@ bench-watchers: build ## How soon 10,000 watchers of one registry hear of a revo
 # `quick`, or flags of tests/bench/main.rs.
 BENCH ?=
 .PHONY: bench
-bench: build ## This filter beside Envoy's own signer, into docs/performance.md, some five minutes (BENCH=quick: one)
+bench: build ## This filter beside Envoy's own signer, into docs/performance.md, some nine minutes (BENCH=quick: one or two)
 	@cargo bench --locked -p tests --bench gateway -- $(patsubst quick,--quick,$(BENCH))
 
 .PHONY: bench-registry

@@ -8,7 +8,9 @@
 mod calls;
 mod capabilities;
 mod envoys;
+mod latency;
 mod load;
+mod processor;
 mod report;
 mod rig;
 mod upload;
@@ -18,29 +20,33 @@ use envoys::{Envoy, SINK_HOST};
 use harness::memory::Memory;
 use harness::uploads::Mode;
 use harness::{Failure, Outcome};
+use latency::Latency;
 use load::Requests;
-use report::{Figure, Group, table};
-use rig::Rig;
+use processor::{Cold, Processor};
+use report::{Figure, table};
+use rig::{Envoys, Rig};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 use usage::cpu;
 
-const USAGE: &str = "flags: --quick (some two minutes, kept nowhere), --rounds N, --seconds S (of each turn), --capabilities N, \
-                     --upload MIB, --only PART (cpu, latency, memory, uploads), --case TEXT (of the cpu part), --beside MODULE (another \
-                     build of the filter, beside this one; any number of times), --calls (modules that do one thing many times, beside it), --keep (even where it is quick)";
-
-/// Before each case, for each Envoy.
-const WARM_UP: Duration = Duration::from_millis(500);
+const USAGE: &str = "flags: --quick (some two minutes, kept nowhere), --starts N (of every Envoy), --rounds N (of each start), \
+                     --seconds S (of each turn), --capabilities N, --upload MIB, --only PART (cpu, latency, memory, uploads), --case TEXT \
+                     (of the cpu part), --variant TEXT (of the cpu part, beside plain and native; any number of times), --beside MODULE \
+                     (another build of the filter, beside this one; any number of times), --calls (modules that do one thing many times, \
+                     beside it), --keep (even where it is quick)";
 
 /// How much is measured.
 struct Plan {
+    starts: usize,
+    /// Of each start.
     rounds: usize,
     turn: Duration,
     capabilities: usize,
     upload: u64,
     only: Option<String>,
     case: String,
+    variants: Vec<String>,
     beside: Vec<PathBuf>,
     calls: bool,
     keep: bool,
@@ -49,12 +55,14 @@ struct Plan {
 impl Plan {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Outcome<Self> {
         let mut plan = Self {
-            rounds: 41,
+            starts: 4,
+            rounds: 11,
             turn: Duration::from_millis(250),
             capabilities: 100_000,
             upload: 1024,
             only: None,
             case: String::new(),
+            variants: Vec::new(),
             beside: Vec::new(),
             calls: false,
             keep: true,
@@ -66,18 +74,24 @@ impl Plan {
             };
             match flag.as_str() {
                 "--quick" => {
-                    plan.rounds = 7;
+                    plan.starts = 2;
+                    plan.rounds = 4;
                     plan.turn = Duration::from_millis(200);
                     plan.capabilities = 5_000;
                     plan.upload = 256;
                     plan.keep = false;
                 }
+                "--starts" => plan.starts = (number(value()?)? as usize).max(1),
                 "--rounds" => plan.rounds = (number(value()?)? as usize).max(1),
                 "--seconds" => plan.turn = Duration::from_secs_f64(number(value()?)?.clamp(0.05, 60.0)),
                 "--capabilities" => plan.capabilities = (number(value()?)? as usize).clamp(2_000, 1_000_000),
                 "--upload" => plan.upload = (number(value()?)? as u64).clamp(1, 65_536),
                 "--only" => (plan.only, plan.keep) = (Some(value()?), false),
                 "--case" => (plan.case, plan.keep) = (value()?, false),
+                "--variant" => {
+                    plan.variants.push(value()?);
+                    plan.keep = false;
+                }
                 "--beside" => {
                     plan.beside.push(PathBuf::from(value()?).canonicalize()?);
                     plan.keep = false;
@@ -94,6 +108,15 @@ impl Plan {
 
     fn wants(&self, part: &str) -> bool {
         self.only.as_ref().is_none_or(|only| only == part)
+    }
+
+    fn wants_variant(&self, name: &str) -> bool {
+        self.variants.is_empty() || self.variants.iter().any(|text| name.contains(text))
+    }
+
+    /// How often every Envoy is started: once where nothing is wanted that is spread over starts.
+    fn starts(&self) -> usize {
+        if self.wants("cpu") || self.wants("latency") { self.starts } else { 1 }
     }
 }
 
@@ -112,26 +135,42 @@ fn say(text: &str) {
 }
 
 fn run(plan: &Plan) -> Outcome<()> {
-    say(&format!("making {} capabilities, and starting the Envoys", plan.capabilities));
+    say(&format!("making {} capabilities", plan.capabilities));
     let rig = Rig::start(plan.capabilities, &plan.beside, plan.calls)?;
     let mut text = heading(plan)?;
+    let (mut cold, mut processor, mut latency) =
+        (Cold::default(), Processor::new(&rig, plan), Latency::default());
+    let mut once = String::new();
+    for start in 1..=plan.starts() {
+        say(&format!("start {start} of {} of every Envoy", plan.starts()));
+        let envoys = rig.envoys()?;
+        // In any case: what comes next finds every capability cached.
+        cold.measure(&rig, &envoys, plan)?;
+        if plan.wants("cpu") {
+            processor.measure(&envoys, plan)?;
+        }
+        if plan.wants("latency") {
+            latency.measure(&rig, &envoys, plan)?;
+        }
+        let last = start == plan.starts();
+        if last && plan.wants("memory") {
+            once += &memory(&rig, &envoys)?;
+        }
+        if last && plan.wants("uploads") {
+            once += &uploads(&rig, &envoys, plan)?;
+        }
+    }
     let mut groups = Vec::new();
-    let cold = warm(&rig, plan)?;
     if plan.wants("cpu") {
-        let (figures, bars) = processor(&rig, plan)?;
+        let (figures, bars) = processor.figures(plan);
         groups = bars;
         text += &figures;
-        text += &cold;
+        text += &cold.figures(plan);
     }
     if plan.wants("latency") {
-        text += &latency(&rig, plan)?;
+        text += &latency.figures();
     }
-    if plan.wants("memory") {
-        text += &memory(&rig)?;
-    }
-    if plan.wants("uploads") {
-        text += &uploads(&rig, plan)?;
-    }
+    text += &once;
     println!("{text}");
     if plan.keep {
         let docs = harness::repository().join("docs");
@@ -169,17 +208,22 @@ fn heading(plan: &Plan) -> Outcome<String> {
     let changed = if git(&["status", "--porcelain", "-uno"])?.is_empty() { "" } else { ", with changes" };
     let load = std::fs::read_to_string("/proc/loadavg")?;
     Ok(format!(
-        "{} (family {}, model {}), {} cores; load average {} before; Envoy {envoy}, one worker; commit {}{changed}; {} rounds of {:?} a \
-         turn. Medians, with quartiles in brackets.\n\n",
+        "{} (family {}, model {}), {} cores; load average {} before; Envoy {envoy}, one worker; commit {}{changed}; {} of every \
+         Envoy, {} of {:?} a turn each. Medians, with quartiles in brackets.\n\n",
         of("model name"),
         of("cpu family"),
         of("model\t"),
         std::thread::available_parallelism()?,
         load.split_whitespace().next().unwrap_or_default(),
         git(&["rev-parse", "--short", "HEAD"])?,
-        plan.rounds,
+        counted(plan.starts(), "start"),
+        counted(plan.rounds, "round"),
         plan.turn,
     ))
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn get(bearers: &[String]) -> Requests<'_> {
@@ -196,154 +240,8 @@ fn turn(envoy: &Envoy, requests: &mut Requests<'_>, time: Duration, at_most: u64
     Ok((spent.as_secs_f64() * 1e6 / count, count / ran.elapsed.as_secs_f64()))
 }
 
-/// Uses every capability once: each is looked up, and then cached.
-fn warm(rig: &Rig, plan: &Plan) -> Outcome<String> {
-    say("cold lookups, each capability once");
-    let mut requests = get(&rig.capabilities.lambda);
-    let (mut added, mut rates) = (Vec::new(), Vec::new());
-    // The first requests of all make connections.
-    turn(&rig.plain, &mut get(&rig.capabilities.lambda), plan.turn, u64::MAX)?;
-    let rounds = plan.rounds.min(11);
-    let every = plan.capabilities / rounds;
-    for round in 0..rounds {
-        let last = if round + 1 == rounds { plan.capabilities % rounds } else { 0 };
-        let (plain, _) = turn(&rig.plain, &mut get(&rig.capabilities.lambda), plan.turn / 2, u64::MAX)?;
-        let (spent, rate) = turn(&rig.membrane, &mut requests, Duration::MAX, (every + last) as u64)?;
-        added.push(spent - plain);
-        rates.push(rate);
-    }
-    let rows = [vec![
-        format!("GET, {} capabilities, each for the first time", plan.capabilities),
-        Figure::of(rates).text(0),
-        Figure::of(added).text(0),
-    ]];
-    Ok(format!(
-        "{}\n",
-        table(&["cold lookups (mutual TLS to the registry)", "requests/s", "µs added"], &rows)
-    ))
-}
-
-/// One thing that is measured: requests of one kind, through one Envoy after the other.
-struct Case<'a> {
-    name: &'static str,
-    variants: Vec<(String, &'a Envoy, Requests<'a>)>,
-}
-
-fn cases<'a>(rig: &'a Rig) -> Vec<Case<'a>> {
-    let all = &rig.capabilities.lambda[..];
-    let one = &all[..1];
-    let thousand = &all[..1_000];
-    let hash = format!("x-amz-content-sha256: {}\r\n", "0123456789abcdef".repeat(4));
-    let (small, large) = (vec![b'{'; 1 << 10], vec![b'{'; 64 << 10]);
-    let case =
-        |name, method, headers: &str, body: &[u8], ours: &[(&'static str, &'a [String])], unsigned: bool| {
-            let requests = |bearers| Requests::new(method, headers, body, bearers);
-            let mut variants = vec![
-                ("plain".to_owned(), &rig.plain, requests(one)),
-                ("native".into(), &rig.native, requests(one)),
-            ];
-            if unsigned {
-                variants.push(("native, unsigned payload".into(), &rig.native_unsigned, requests(one)));
-            }
-            variants.extend(
-                ours.iter().map(|(name, bearers)| ((*name).to_owned(), &rig.membrane, requests(*bearers))),
-            );
-            variants.extend(rig.beside.iter().map(|(name, envoy)| (name.clone(), envoy, requests(one))));
-            Case { name, variants }
-        };
-    let few = [("membrane, 1 capability", one), ("membrane, 1,000 by turns", thousand)];
-    let many = [few[0], few[1], ("membrane, all by turns", all)];
-    vec![
-        case("GET", "GET", "", b"", &many, false),
-        case("POST 1 KiB", "POST", "", &small, &few, false),
-        case("POST 64 KiB", "POST", "", &large, &few[..1], false),
-        case("POST 64 KiB, its hash supplied", "POST", &hash, &large, &few[..1], true),
-    ]
-}
-
-fn processor(rig: &Rig, plan: &Plan) -> Outcome<(String, Vec<Group>)> {
-    let (mut rows, mut groups) = (Vec::new(), Vec::new());
-    for mut case in cases(rig).into_iter().filter(|case| case.name.contains(&plan.case)) {
-        say(case.name);
-        let count = case.variants.len();
-        let mut spent = vec![Vec::new(); count];
-        let mut rates = vec![Vec::new(); count];
-        for (_, envoy, requests) in &mut case.variants {
-            // The engine compiles anew what is used much.
-            turn(envoy, requests, WARM_UP, u64::MAX)?;
-        }
-        for round in 0..plan.rounds {
-            for step in 0..count {
-                // Another one is first each time.
-                let index = (round + step) % count;
-                let (_, envoy, requests) = &mut case.variants[index];
-                let (cost, rate) = turn(envoy, requests, plan.turn, u64::MAX)?;
-                spent[index].push(cost);
-                rates[index].push(rate);
-            }
-        }
-        let added = |index: usize| -> Vec<f64> {
-            spent[index].iter().zip(&spent[0]).map(|(cost, plain)| cost - plain).collect()
-        };
-        let native = added(1);
-        let mut bars = Vec::new();
-        for (index, (name, ..)) in case.variants.iter().enumerate() {
-            let ours = added(index);
-            let (added, ratio) = if index == 0 {
-                (String::new(), String::new())
-            } else {
-                bars.push((name.clone(), Figure::of(ours.iter().copied())));
-                let ratios = ours.iter().zip(&native).map(|(ours, native)| ours / native);
-                (Figure::of(ours.iter().copied()).text(1), Figure::of(ratios).text(2))
-            };
-            let (each, rate) =
-                (Figure::of(spent[index].iter().copied()), Figure::of(rates[index].iter().copied()));
-            rows.push(vec![case.name.into(), name.clone(), rate.text(0), each.text(1), added, ratio]);
-        }
-        groups.push(Group { name: case.name.into(), bars });
-    }
-    let head = ["request", "Envoy", "requests/s", "µs of CPU each", "µs added", "of native's"];
-    let all = format!("`all` are {} capabilities.", plan.capabilities);
-    Ok((format!("{}\n{all}\n\n", table(&head, &rows)), groups))
-}
-
-fn latency(rig: &Rig, plan: &Plan) -> Outcome<String> {
-    say("latency at a fixed rate");
-    let bearers = &rig.capabilities.lambda[..1_000];
-    let envoys =
-        [("plain", &rig.plain), ("native", &rig.native), ("membrane, 1,000 by turns", &rig.membrane)];
-    let mut most = f64::MAX;
-    for (_, envoy) in envoys {
-        most = most.min(turn(envoy, &mut get(bearers), plan.turn, u64::MAX)?.1);
-    }
-    let rate = (most / 2.0 / 100.0).round() * 100.0;
-    let mut half = vec![Vec::new(); envoys.len()];
-    let mut late = half.clone();
-    for round in 0..plan.rounds {
-        for step in 0..envoys.len() {
-            let index = (round + step) % envoys.len();
-            let mut took = load::at_rate(envoys[index].1.port, &mut get(bearers), rate, plan.turn)?;
-            took.sort();
-            let at = |part: f64| took[((took.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e6;
-            half[index].push(at(0.5));
-            late[index].push(at(0.99));
-        }
-    }
-    let rows: Vec<Vec<String>> = envoys
-        .iter()
-        .enumerate()
-        .map(|(index, (name, _))| {
-            let of = |values: &[f64]| Figure::of(values.iter().copied()).text(0);
-            let ratios = late[index].iter().zip(&late[0]).map(|(ours, plain)| ours / plain);
-            vec![(*name).into(), of(&half[index]), of(&late[index]), Figure::of(ratios).text(2)]
-        })
-        .collect();
-    let head = format!("GET, {rate} a second, half of what the slowest can");
-    Ok(format!("{}\n", table(&[&head, "p50, µs", "p99, µs", "p99 of plain's"], &rows)))
-}
-
 /// What a worker takes, how long a start takes, and the module.
-fn memory(rig: &Rig) -> Outcome<String> {
+fn memory(rig: &Rig, envoys: &Envoys) -> Outcome<String> {
     say("memory and startup");
     const MORE: u32 = 4;
     let bearers = &rig.capabilities.lambda[..1];
@@ -378,7 +276,7 @@ fn memory(rig: &Rig) -> Outcome<String> {
     let head =
         ["Envoy", "start to first answer, ms", "MiB resident, one worker", "MiB for each further worker"];
     let module = std::fs::metadata(harness::module()?)?.len();
-    let cached = Memory::of(rig.membrane.process.id()).resident()? as f64 / f64::from(1 << 20);
+    let cached = Memory::of(envoys.membrane.process.id()).resident()? as f64 / f64::from(1 << 20);
     Ok(format!(
         "{}\nWith {} capabilities cached: {cached:.0} MiB resident. The module has {module} bytes.\n\n",
         table(&head, &rows),
@@ -386,11 +284,11 @@ fn memory(rig: &Rig) -> Outcome<String> {
     ))
 }
 
-fn uploads(rig: &Rig, plan: &Plan) -> Outcome<String> {
+fn uploads(rig: &Rig, envoys: &Envoys, plan: &Plan) -> Outcome<String> {
     let size = plan.upload << 20;
-    let rounds = plan.rounds.div_ceil(10);
+    let rounds = (plan.starts * plan.rounds).div_ceil(10);
     let all = &rig.capabilities;
-    let (plain, membrane) = (Memory::of(rig.plain.process.id()), Memory::of(rig.membrane.process.id()));
+    let (plain, membrane) = (Memory::of(envoys.plain.process.id()), Memory::of(envoys.membrane.process.id()));
     let mut rows = Vec::new();
     for mode in Mode::ALL {
         say(&format!("an upload of {} MiB, {}", plan.upload, mode.name()));
@@ -398,8 +296,8 @@ fn uploads(rig: &Rig, plan: &Plan) -> Outcome<String> {
         let (mut seconds, mut ratios, mut growth, mut plain_growth) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for _ in 0..rounds {
-            let theirs = upload::upload(rig.plain.port, SINK_HOST, bearer, mode, size, &plain)?;
-            let ours = upload::upload(rig.membrane.port, SINK_HOST, bearer, mode, size, &membrane)?;
+            let theirs = upload::upload(envoys.plain.port, SINK_HOST, bearer, mode, size, &plain)?;
+            let ours = upload::upload(envoys.membrane.port, SINK_HOST, bearer, mode, size, &membrane)?;
             seconds.push(ours.took.as_secs_f64());
             ratios.push(ours.took.as_secs_f64() / theirs.took.as_secs_f64());
             growth.push(ours.growth as f64 / f64::from(1 << 20));

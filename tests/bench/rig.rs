@@ -12,26 +12,42 @@ use harness::{Outcome, registry};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
+/// What lasts for the whole run, and what every Envoy under measurement is started with.
 pub(crate) struct Rig {
-    // The Envoys first, so that they end first.
-    pub(crate) plain: Envoy,
-    pub(crate) native: Envoy,
-    pub(crate) native_unsigned: Envoy,
-    pub(crate) membrane: Envoy,
-    /// Other builds of the filter, by their files' names.
-    pub(crate) beside: Vec<(String, Envoy)>,
     _upstream: Envoy,
+    _sink: Sink,
     _registry: Process,
     _ports: Ports,
     setups: Setups,
+    /// Beside the filter: modules that do one thing, and other builds of it.
+    pub(crate) others: Vec<Other>,
     pub(crate) capabilities: Capabilities,
-    _prepared: Prepared,
+    prepared: Prepared,
     _dir: Folder,
 }
 
 struct Setups {
+    plain: Setup,
     native: Setup,
+    native_unsigned: Setup,
     membrane: Setup,
+}
+
+pub(crate) struct Other {
+    pub(crate) name: String,
+    /// Of its own: another build of the filter has the filter's name, as a rule.
+    folder: String,
+    setup: Setup,
+}
+
+/// One start of all that is measured. Where code and memory come to lie differs from process to process, and with it what a request costs.
+pub(crate) struct Envoys {
+    pub(crate) plain: Envoy,
+    pub(crate) native: Envoy,
+    pub(crate) native_unsigned: Envoy,
+    pub(crate) membrane: Envoy,
+    /// In the order of [`Rig::others`].
+    pub(crate) others: Vec<Envoy>,
 }
 
 /// A folder that goes with this value. In memory where that can be: making a hundred thousand records, each durable before the next is
@@ -74,45 +90,61 @@ impl Rig {
             Setup { filters, routes: envoys::hosts(&headers, SINK_HOST), clusters }
         };
         let none = || json!([]);
-        let plain = setup(Vec::new(), none(), None);
-        let native = setup(vec![envoys::native(false)], none(), None);
-        let unsigned = setup(vec![envoys::native(true)], none(), None);
         let ours = json!([{"name": "x-membrane-route", "string_match": {"exact": "https"}}]);
+        let filter = |module: &Path, headers| {
+            let cluster = envoys::registry_cluster(&dir, ports.registry.number());
+            setup(vec![envoys::membrane(module)], headers, Some(cluster))
+        };
         let mut others = Vec::new();
-        for (name, module) in if calls { calls::modules(&dir)? } else { Vec::new() } {
+        let modules = if calls { calls::modules(&dir)? } else { Vec::new() };
+        for (number, (name, module)) in modules.iter().enumerate() {
             // They choose no route, so that theirs ask for no header of ours.
-            let cluster = envoys::registry_cluster(&dir, ports.registry.number());
-            let setup = setup(vec![envoys::membrane(&module)], none(), Some(cluster));
-            let file = module.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            others.push((name.to_owned(), Envoy::start(&file, &dir, &setup, 1)?));
+            let (name, folder) = ((*name).to_owned(), format!("calls-{number}"));
+            others.push(Other { name, folder, setup: filter(module, none()) });
         }
-        for module in beside {
-            let cluster = envoys::registry_cluster(&dir, ports.registry.number());
-            let setup = setup(vec![envoys::membrane(module)], ours.clone(), Some(cluster));
+        for (number, module) in beside.iter().enumerate() {
             let name = module.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            others.push((name.clone(), Envoy::start(&name, &dir, &setup, 1)?));
+            let folder = format!("beside-{number}");
+            others.push(Other { name, folder, setup: filter(module, ours.clone()) });
         }
-        let cluster = envoys::registry_cluster(&dir, ports.registry.number());
-        let membrane = setup(vec![envoys::membrane(&harness::module()?)], ours, Some(cluster));
+        let setups = Setups {
+            plain: setup(Vec::new(), none(), None),
+            native: setup(vec![envoys::native(false)], none(), None),
+            native_unsigned: setup(vec![envoys::native(true)], none(), None),
+            membrane: filter(&harness::module()?, ours.clone()),
+        };
         Ok(Self {
-            plain: Envoy::start("plain", &dir, &plain, 1)?,
-            native: Envoy::start("native", &dir, &native, 1)?,
-            native_unsigned: Envoy::start("unsigned", &dir, &unsigned, 1)?,
-            membrane: Envoy::start("membrane", &dir, &membrane, 1)?,
-            beside: others,
             _upstream: upstream,
+            _sink: sink,
             _registry: registry,
             _ports: ports,
-            setups: Setups { native, membrane },
+            setups,
+            others,
             capabilities,
-            _prepared: prepared,
+            prepared,
             _dir: folder,
+        })
+    }
+
+    /// Starts all that is measured. Those of the start before must be gone: they would take memory and time beside these.
+    pub(crate) fn envoys(&self) -> Outcome<Envoys> {
+        let start = |folder: &str, setup| Envoy::start(folder, &self.prepared.dir, setup, 1);
+        Ok(Envoys {
+            plain: start("plain", &self.setups.plain)?,
+            native: start("native", &self.setups.native)?,
+            native_unsigned: start("unsigned", &self.setups.native_unsigned)?,
+            membrane: start("membrane", &self.setups.membrane)?,
+            others: self
+                .others
+                .iter()
+                .map(|other| start(&other.folder, &other.setup))
+                .collect::<Outcome<_>>()?,
         })
     }
 
     /// Another Envoy with our filter, or with the native one, with so many workers.
     pub(crate) fn another(&self, membrane: bool, workers: u32) -> Outcome<Envoy> {
         let setup = if membrane { &self.setups.membrane } else { &self.setups.native };
-        Envoy::start(&format!("another-{membrane}-{workers}"), &self._prepared.dir, setup, workers)
+        Envoy::start(&format!("another-{membrane}-{workers}"), &self.prepared.dir, setup, workers)
     }
 }
