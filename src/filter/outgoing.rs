@@ -161,7 +161,7 @@ fn pass(plan: &Plan, signer: &RefCell<aws4::Signer>) -> Result<Passing, Reply> {
 }
 
 /// What Envoy's route table looks at. It chooses no route for a request without `x-forwarded-proto`, which the connection
-/// manager had set and which rebuilding the headers took off (Envoy, `source/common/router/config_impl.cc`,
+/// manager had set and which is not among what is let through (Envoy, `source/common/router/config_impl.cc`,
 /// `VirtualHostImpl::getRouteFromEntries`); with `http` a virtual host that asks for TLS would redirect. Routes remove both.
 fn set_routing(out: &mut Outgoing<'_>, route: &'static str) {
     out.set(b"x-forwarded-proto", b"https");

@@ -88,7 +88,7 @@ pub enum Edit<'a> {
 const MAX_EDITED: usize = u64::BITS as usize;
 
 /// What makes one header map into another, where few changes do: most of a request's headers leave as they came, and Envoy takes less
-/// time to change three than to take off and put back all of them (docs/performance.md).
+/// time to change some than to take off and put back all of them (docs/decisions.md).
 #[derive(Debug)]
 pub struct Edits<'a> {
     before: &'a Pairs,
@@ -99,14 +99,15 @@ pub struct Edits<'a> {
 }
 
 impl<'a> Edits<'a> {
-    /// None where a name stands twice, since hosts do not agree what replacing its value means (Envoy replaced the first of them
-    /// alone until `http_set_copy_replace_all_headers`), or where there are more than 64 headers on a side: then all are to be set.
+    /// None where a name that leaves stands twice before or after, which a replacement cannot say; where there are more than 64 headers
+    /// on a side; or where they are larger than may be set: then all are to be set, or refused by [`encode`].
     pub fn between<'b>(
         before: &'a Pairs,
         after: impl Iterator<Item = (&'b [u8], &'b [u8])> + Clone,
     ) -> Option<Edits<'a>> {
         let mut edits = Edits { before, stay: 0, right: 0 };
-        if before.spans.len() > MAX_EDITED {
+        let bytes = after.clone().fold(0usize, |bytes, (name, value)| bytes + name.len() + value.len());
+        if before.spans.len() > MAX_EDITED || bytes > MAX_BYTES {
             return None;
         }
         for (index, (name, value)) in after.clone().enumerate() {
@@ -267,6 +268,10 @@ mod tests {
         assert_eq!(edits(0, most), Some(most));
         assert_eq!(edits(most, 0), Some(most));
         assert_eq!((edits(most + 1, 0), edits(0, most + 1)), (None, None));
+        let large = |size: usize| {
+            Edits::between(&Pairs::default(), [(&b"a"[..], &vec![b'x'; size][..])].into_iter()).is_some()
+        };
+        assert_eq!((large(MAX_BYTES - 1), large(MAX_BYTES)), (true, false));
     }
 
     #[test]

@@ -52,6 +52,41 @@ fn only_allowed_headers_reach_the_origin() {
     assert_signed(gateway, target);
 }
 
+/// Single headers are changed where that can be, and all are set where there are many or one stands twice: nothing is left over either way.
+#[test]
+fn however_many_headers_come_and_however_often() {
+    let gateway = shared();
+    let membrane = membrane("requesters/many");
+    for (name, many, twice, body) in [
+        ("few", 20, false, false),
+        ("few-held", 20, false, true),
+        ("twice", 20, true, false),
+        ("twice-held", 20, true, true),
+        ("many", 85, false, false),
+        ("many-held", 85, false, true),
+    ] {
+        let target = format!("/requesters/many/{name}");
+        let method = if body { "POST" } else { "GET" };
+        let capability = gateway.export(&membrane, &recorded(gateway, Some(method), &target)).unwrap();
+        let mut request = gateway.request(&capability, method, "/").header("Accept-Language", "de");
+        if twice {
+            request = request.header("Accept-Language", "en");
+        }
+        for number in 0..many {
+            // Some of them twice: of what does not leave, nothing may be left.
+            request = request.header(&format!("X-Evil-{}", number / 2), "1");
+        }
+        let request = if body { request.body("{}") } else { request };
+        let answer = request.send().unwrap();
+        assert_eq!(answer.status, 200, "{name}: {}", answer.text());
+        let request = gateway.origin().only(&target).unwrap();
+        let languages = request.all("accept-language").join(",").replace(' ', "");
+        assert_eq!(languages, if twice { "de,en" } else { "de" }, "{name}");
+        assert!(!String::from_utf8_lossy(&request.head).to_ascii_lowercase().contains("evil"), "{name}");
+        assert_signed(gateway, &target);
+    }
+}
+
 #[test]
 fn headers_that_change_what_aws_does_are_refused_by_name() {
     let gateway = shared();

@@ -8,7 +8,7 @@ use membrane_filter::config::Config;
 use membrane_filter::feed::Now;
 use membrane_filter::noted::Note;
 use membrane_filter::outgoing::Outgoing;
-use membrane_filter::pairs::{self, Pairs};
+use membrane_filter::pairs::{self, Edit, Edits, Pairs};
 use membrane_filter::records::Records;
 use membrane_filter::reply::Reply;
 use membrane_filter::stats::Counter;
@@ -80,8 +80,22 @@ impl Host for Envoy {
             before.iter().eq(came.map(|(name, value)| (name.as_bytes(), value.as_slice()))),
             "changes count from what the request's headers are"
         );
-        let headers =
+        let headers: HeaderList =
             outgoing.iter().map(|(n, v)| (String::from_utf8(n.to_vec()).unwrap(), v.to_vec())).collect();
+        if let Some(edits) = Edits::between(before, outgoing.iter()) {
+            let mut map: Vec<(&[u8], &[u8])> = before.iter().collect();
+            for edit in edits.iter(outgoing.iter()) {
+                let (Edit::Set(name, _) | Edit::Remove(name)) = edit;
+                map.retain(|(other, _)| *other != name);
+                if let Edit::Set(name, value) = edit {
+                    map.push((name, value));
+                }
+            }
+            let mut wanted: Vec<(&[u8], &[u8])> = outgoing.iter().collect();
+            map.sort_unstable();
+            wanted.sort_unstable();
+            assert!(map == wanted, "single changes make of the headers what was built");
+        }
         assert!(self.sent.insert(context, headers).is_none(), "headers are set once");
         true
     }
