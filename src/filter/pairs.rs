@@ -289,6 +289,15 @@ mod tests {
     }
 
     #[test]
+    fn many_short_headers_are_counted_as_they_weigh() {
+        let many = vec![(&b"a"[..], &b"b"[..]); 100];
+        let bytes = encode(many.iter().copied()).unwrap();
+        let size = Pairs::parse(bytes.to_vec()).unwrap().size();
+        let spans = 100 * 4 * core::mem::size_of::<usize>();
+        assert!((bytes.len() + spans..2 * (bytes.len() + spans)).contains(&size), "{size}");
+    }
+
+    #[test]
     fn a_doubled_name_has_no_only_value() {
         let bytes = encode([(&b"a"[..], &b"1"[..]), (b"b", b"2"), (b"a", b"3")].into_iter()).unwrap();
         let pairs = Pairs::parse(bytes.to_vec()).unwrap();
