@@ -183,7 +183,8 @@ impl Worker {
     pub(super) fn close(&mut self, host: &mut impl Host, context: ContextId, closing: Closing, proof: Proof) {
         let Closing { opened, passing, trailers } = closing;
         if let Some(passing) = passing {
-            let streaming = Streaming { passing, life: Some((opened, proof)), left: Some(0), moved: false };
+            // Nothing but the end should follow; whatever does was held before it, too.
+            let streaming = Streaming { passing, life: Some((opened, proof)), left: Some(0), moved: true };
             self.requests.put(context, Held::Streaming(streaming));
         }
         if trailers {
