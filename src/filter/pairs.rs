@@ -284,8 +284,12 @@ mod tests {
             MAX_PAIRS,
             "what may be set may be read"
         );
-        let large = vec![b'x'; MAX_BYTES];
-        assert_eq!(encode([(&b"a"[..], large.as_slice())].into_iter()).map(|_| ()), Err(TooLarge));
+        // A count, two lengths, a name of one byte, two NULs.
+        let most = MAX_BYTES - (4 + 8 + 1 + 2);
+        let large = |size: usize| {
+            encode([(&b"a"[..], vec![b'x'; size].as_slice())].into_iter()).map(|bytes| bytes.len())
+        };
+        assert_eq!((large(most), large(most + 1)), (Ok(MAX_BYTES), Err(TooLarge)));
     }
 
     #[test]
