@@ -80,3 +80,19 @@ fn the_last_piece_after_a_held_one_is_let_go_by_a_lookup() {
         }
     }
 }
+
+/// Envoy's codecs let no body be longer than it said; should one be, none of it is lost, and nothing passes unjudged.
+#[test]
+fn what_follows_a_held_end_is_held_too() {
+    let mut bench = Bench::with_feed("");
+    let (context, _) = bench.headers(token(1).expose(), &[("content-length", "6")], false);
+    assert_eq!(bench.body(context, b"one", false), DataStatus::StopAndBuffer);
+    bench.answer_lookup(200, &grant_answer(&token(1), PLAIN, None, 1, 10));
+    for (piece, so_far) in [("two", "onetwo"), ("more", "onetwomore")] {
+        assert_eq!(bench.piece(context, piece.as_bytes(), false), DataStatus::StopAndBuffer);
+        bench.answer_lookup(200, &grant_answer(&token(1), PLAIN, None, 1, 11));
+        assert_eq!(bench.envoy.upstream[&context], so_far.as_bytes());
+    }
+    assert_eq!(bench.piece(context, b"", true), DataStatus::Continue);
+    assert!(bench.envoy.whole.contains(&context));
+}
